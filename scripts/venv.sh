@@ -5,6 +5,7 @@
 
 cd "$(dirname "$0")/.." || exit 1
 PYTHON=${PYTHON:-python3}
+case $VENV in /*) ;; *) VENV=$PWD/$VENV ;; esac
 
 say() { printf '%s\n' "$*" >&2; }
 
