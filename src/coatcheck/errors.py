@@ -1,0 +1,151 @@
+"""
+Every error that coatcheck raises, one class per *reaction*.
+
+    CoatcheckError
+      ConfigurationError        raised while building, never while serving: fix the configuration
+      ProtocolError             the other side broke a rule; the message names the section
+        InvalidMetadata
+        InvalidAuthorizationResponse
+        InvalidTokenResponse
+        InvalidIDToken
+          UnknownKey            the key set lacks this `kid`: fetch it once more, then give up
+      OAuthError                the authorization server answered with an `error`
+        InvalidGrant            the only code that ends a session
+      TransportError            no usable answer from the authorization server; says whether bytes may have left
+      LoginRequired             this request needs a user                                  -> 401
+      TokenUnavailable          the user is known, but no token can be had just now        -> 503
+      StaleToken                somebody else stored a newer token: load it and use that
+      SessionGone               the session was deleted meanwhile; nothing was written
+      StoreUnavailable          the session store does not answer                          -> 503
+      UnknownSealKey            a record was sealed with a key that is not in the key ring: an operator's fault
+      SealBroken                a sealed value cannot be opened: treat it as absent
+
+Messages may name issuers, client ids, paths and keys; never a token, a code, a verifier or a secret.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+
+class CoatcheckError(Exception):
+    """The root of the tree: catch it to catch everything that coatcheck raises on purpose."""
+
+
+class ConfigurationError(CoatcheckError):
+    """
+    The configuration cannot work. Raised while building or starting, never while serving.
+
+    *path* names the setting (`api[0].url`), the message says what is wrong and what to do.
+    """
+
+    def __init__(self, message: str, *, path: str | None = None) -> None:
+        super().__init__(f"{path}: {message}" if path else message)
+        self.path = path
+
+
+class ProtocolError(CoatcheckError):
+    """The authorization server (or whoever spoke in its name) broke a rule of a specification."""
+
+
+class InvalidMetadata(ProtocolError):
+    """The metadata document is unusable (RFC 8414, OpenID Connect Discovery 1.0)."""
+
+
+class InvalidAuthorizationResponse(ProtocolError):
+    """The answer at the redirect URI does not belong to the transaction (RFC 6749 4.1.2, RFC 9207)."""
+
+
+class InvalidTokenResponse(ProtocolError):
+    """A token endpoint answered, but not with what RFC 6749 section 5 allows."""
+
+
+class InvalidIDToken(ProtocolError):
+    """An id_token fails a check of OpenID Connect Core 1.0, section 3.1.3.7."""
+
+
+class UnknownKey(InvalidIDToken):
+    """No key of the set has this `kid`. Fetch the set once more and try again; then give up."""
+
+    def __init__(self, kid: str | None) -> None:
+        super().__init__(f"no key with kid {kid!r} in the key set of the authorization server")
+        self.kid = kid
+
+
+class OAuthError(CoatcheckError):
+    """The authorization server refused, with the members of RFC 6749 sections 4.1.2.1 and 5.2."""
+
+    def __init__(
+        self,
+        error: str,
+        error_description: str | None = None,
+        *,
+        status: int = 400,
+        retry_after: timedelta | None = None,
+    ) -> None:
+        super().__init__(f"{error}: {error_description}" if error_description else error)
+        self.error = error
+        self.error_description = error_description
+        self.status = status
+        self.retry_after = retry_after
+
+
+class InvalidGrant(OAuthError):
+    """The grant is over: the refresh token is expired, revoked or used twice (RFC 6749 5.2)."""
+
+
+class TransportError(CoatcheckError):
+    """
+    No usable HTTP answer arrived.
+
+    *sent* is False only when it is certain that no byte of the request left (DNS, connect, TLS): then it may be sent
+    again. Otherwise the request is in doubt.
+    """
+
+    def __init__(self, message: str, *, sent: bool, retry_after: timedelta | None = None) -> None:
+        super().__init__(message)
+        self.sent = sent
+        self.retry_after = retry_after
+
+
+class LoginRequired(CoatcheckError):
+    """
+    This request needs a user who logs in (again). *code* is the `Coatcheck-Error` that the browser sees, for instance
+    `session_missing`, `session_expired`, `session_ended` or `token_expired_no_refresh_token`.
+    """
+
+    def __init__(self, message: str = "a login is required", *, code: str = "session_missing") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class TokenUnavailable(CoatcheckError):
+    """No token can be had at the moment; the session lives on. Answer 503 and let the caller try again."""
+
+    def __init__(self, message: str, *, retry_after: timedelta | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class StaleToken(CoatcheckError):
+    """Compare-and-swap failed: another token is stored than the one to be replaced. Load it and use it."""
+
+
+class SessionGone(CoatcheckError):
+    """The session was deleted meanwhile. Nothing was written: an update never creates a session."""
+
+
+class StoreUnavailable(CoatcheckError):
+    """The store did not answer. This says nothing about the session: answer 503, never "not logged in"."""
+
+
+class UnknownSealKey(CoatcheckError):
+    """A record was sealed under a `kid` that the key ring lacks. Put the key back; nothing was deleted."""
+
+    def __init__(self, kid: str) -> None:
+        super().__init__(f"sealed with key {kid!r}, which is not in the key ring: add it back to `keys`")
+        self.kid = kid
+
+
+class SealBroken(CoatcheckError):
+    """A sealed value is damaged, forged or sealed for another purpose. Treat it as absent."""
