@@ -1,0 +1,24 @@
+"""The README's code blocks are files: a marker `<!-- docs/examples/NAME -->` before a block names the file it shows."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+BLOCK = re.compile(r"<!-- (docs/examples/[\w.]+) -->\n```(\w+)\n.*?```\n", re.DOTALL)
+
+
+def embed(text: str) -> str:
+    """Return *text* with every marked block replaced by the file that it names."""
+
+    def block(match: re.Match[str]) -> str:
+        name, language = match.groups()
+        return f"<!-- {name} -->\n```{language}\n{(ROOT / name).read_text()}```\n"
+
+    return BLOCK.sub(block, text)
+
+
+if __name__ == "__main__":
+    README.write_text(embed(README.read_text()))
