@@ -1,0 +1,303 @@
+"""JSON Web Signatures: the only place that touches the JOSE library, and what it may and may not be used for."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any
+
+from coatcheck import codec
+from coatcheck.errors import ConfigurationError, InvalidIDToken
+
+if TYPE_CHECKING:
+    from joserfc.jwa import JWSAlgModel
+    from joserfc.jwk import Key
+
+MAX_TOKEN = 64 * 1024
+"""Characters of a whole token; more is refused before anything is parsed."""
+MAX_HEADER = 8 * 1024
+"""Characters of the header segment."""
+MAX_DEPTH = 8
+"""Levels of JSON nesting inside a header or a payload."""
+MAX_INTEGER = 2**64
+
+SIGNATURE_ALGORITHMS = frozenset(
+    {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"}
+)
+"""All that can be verified or signed here. No HMAC and no `none`: there is no code that could be talked into them."""
+
+_KEY_OF_ALGORITHM = {"RS": ("RSA", None), "PS": ("RSA", None), "Ed": ("OKP", "Ed25519")}
+_CURVE_OF_ALGORITHM = {"ES256": "P-256", "ES384": "P-384", "ES512": "P-521"}
+_PUBLIC_MEMBERS: Mapping[tuple[Any, Any], tuple[str, ...]] = {
+    ("RSA", None): ("n", "e"),
+    ("EC", "P-256"): ("crv", "x", "y"),
+    ("EC", "P-384"): ("crv", "x", "y"),
+    ("EC", "P-521"): ("crv", "x", "y"),
+    ("OKP", "Ed25519"): ("crv", "x"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class JWS:
+    """A compact JWS, parsed strictly and *not yet verified*: believe nothing in it but what selects the key."""
+
+    alg: str
+    kid: str | None
+    header: Mapping[str, Any]
+    payload: bytes = field(repr=False)
+    signing_input: bytes = field(repr=False)
+    signature: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """One key that verifies signatures, with the members of its JWK that say which ones."""
+
+    kty: str
+    crv: str | None
+    kid: str | None
+    alg: str | None
+    _key: Key = field(repr=False, compare=False)
+
+    def suits(self, alg: str) -> bool:
+        """Whether a signature of *alg* may be checked with this key (RFC 8725 3.1: type, curve and `alg` agree)."""
+        return (self.kty, self.crv) == key_type_of(alg) and self.alg in (None, alg)
+
+    def verifies(self, jws: JWS) -> bool:
+        """Whether the signature is this key's. A key that does not suit the algorithm verifies nothing."""
+        return self.suits(jws.alg) and _algorithm(jws.alg).verify(jws.signing_input, jws.signature, self._key)
+
+
+def key_type_of(alg: str) -> tuple[str, str | None]:
+    """Return `kty` and `crv` of the keys that an algorithm of `SIGNATURE_ALGORITHMS` uses (RFC 7518 3.1, RFC 8037)."""
+    return ("EC", _CURVE_OF_ALGORITHM[alg]) if alg in _CURVE_OF_ALGORITHM else _KEY_OF_ALGORITHM[alg[:2]]
+
+
+def parse_jws(token: str) -> JWS:
+    """
+    Take a compact JWS apart without believing it.
+
+    Stricter than the RFC asks: three segments of canonical base64url, sizes capped before decoding, no member twice,
+    no deep nesting, no critical extension (we implement none), no unencoded payload. Keys that the header carries or
+    points to (`jwk`, `jku`, `x5c`, `x5u`) are never looked at.
+
+    Raises:
+        InvalidIDToken: it is not such a token. The message never repeats the token.
+
+    RFC 7515, sections 3.1 and 5.2; RFC 8725, section 3.
+    """
+    if len(token) > MAX_TOKEN:
+        raise InvalidIDToken(f"the token is longer than {MAX_TOKEN} characters")
+    segments = token.split(".")
+    if len(segments) != 3:
+        raise InvalidIDToken(f"a compact JWS has three segments, this token has {len(segments)} (RFC 7515 3.1)")
+    if len(segments[0]) > MAX_HEADER:
+        raise InvalidIDToken(f"the token's header is longer than {MAX_HEADER} characters")
+    header = read_json(_decode_segment(segments[0], "header"), "header")
+    alg, kid = header.get("alg"), header.get("kid")
+    if not isinstance(alg, str):
+        raise InvalidIDToken("the token's header has no alg (RFC 7515 4.1.1)")
+    if kid is not None and not isinstance(kid, str):
+        raise InvalidIDToken("the token's kid is not a string (RFC 7515 4.1.4)")
+    if "crit" in header or header.get("b64", True) is not True:
+        raise InvalidIDToken("the token needs an extension that is not understood (RFC 7515 4.1.11, RFC 7797)")
+    return JWS(
+        alg=alg,
+        kid=kid,
+        header=header,
+        payload=_decode_segment(segments[1], "payload"),
+        signing_input=f"{segments[0]}.{segments[1]}".encode("ascii"),
+        signature=_decode_segment(segments[2], "signature"),
+    )
+
+
+def verify_jws(token: str, *, select: Callable[[JWS], Collection[PublicKey]], algorithms: Collection[str]) -> JWS:
+    """
+    Return the token's parts once its signature is verified.
+
+    The algorithm is checked against *algorithms* (from configuration, never from the token) before *select* is asked
+    for the keys, which come from the issuer's own key set and from nowhere else.
+
+    Raises:
+        InvalidIDToken: malformed, an algorithm that is not allowed, or a wrong signature.
+
+    RFC 7515, section 5.2; RFC 8725, sections 3.1 and 3.2.
+    """
+    jws = parse_jws(token)
+    if jws.alg not in algorithms or jws.alg not in SIGNATURE_ALGORITHMS:
+        raise InvalidIDToken(
+            f"the token is signed with alg {jws.alg[:20]!r}, allowed are {', '.join(algorithms)}: "
+            "set id_token_signed_response_alg, here or at the authorization server (OpenID Connect Core 3.1.3.7)"
+        )
+    if not any(key.verifies(jws) for key in select(jws)):
+        raise InvalidIDToken("the token's signature is wrong (OpenID Connect Core 3.1.3.7)")
+    return jws
+
+
+def sign_jwt(header: Mapping[str, Any], claims: Mapping[str, Any], private_pem: str) -> str:
+    """
+    Sign *claims*; the header's `alg` decides how and must suit the key.
+
+    Raises:
+        ConfigurationError: the key is not a private key in PEM, or not one for this `alg`.
+
+    RFC 7515, section 5.1.
+    """
+    alg = str(header.get("alg"))
+    key = _private_key(private_pem)
+    if alg not in SIGNATURE_ALGORITHMS or (key.key_type, _curve(key)) != key_type_of(alg):
+        raise ConfigurationError(f"a private key of type {key.key_type} cannot sign with alg {alg!r}")
+    signing_input = b".".join((_encode_segment(codec.encode(header)), _encode_segment(codec.encode(claims))))
+    return b".".join((signing_input, _encode_segment(_algorithm(alg).sign(signing_input, key)))).decode("ascii")
+
+
+def signing_algorithm(private_pem: str) -> str:
+    """
+    Return the usual `alg` of a private key: RS256 for RSA, ES256 / ES384 / ES512 by curve, EdDSA for Ed25519.
+
+    Raises:
+        ConfigurationError: the key is not a private key in PEM, or of no usable kind.
+    """
+    key = _private_key(private_pem)
+    by_curve = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512", "Ed25519": "EdDSA", None: "RS256"}
+    curve = _curve(key)
+    if curve not in by_curve:
+        raise ConfigurationError(f"a private key on curve {curve} cannot sign: use RSA, P-256, P-384, P-521 or Ed25519")
+    return by_curve[curve]
+
+
+def import_public_key(jwk: Mapping[str, Any]) -> PublicKey:
+    """
+    Read one signature key of a key set.
+
+    Raises:
+        ValueError: it is not a key that may verify signatures: symmetric, private, for encryption, of an unknown type,
+            an RSA modulus outside 2048 to 8192 bits, or a point that is not on its curve.
+
+    RFC 7517, section 4; RFC 7518, section 6; RFC 8725, section 3.5.
+    """
+    kty, crv, kid, alg = (jwk.get(name) for name in ("kty", "crv", "kid", "alg"))
+    if not (isinstance(kid, str | None) and isinstance(alg, str | None)):
+        raise ValueError("kid and alg of a key are strings")
+    if jwk.get("use", "sig") != "sig" or "verify" not in jwk.get("key_ops", ("verify",)):
+        raise ValueError("the key is not for signatures")
+    if "d" in jwk:
+        raise ValueError("a private key has no place in a published key set")
+    members = _PUBLIC_MEMBERS.get((kty, crv if kty != "RSA" else None))
+    if members is None or not all(isinstance(jwk.get(name), str) for name in members):
+        raise ValueError(f"no signature key of kty {kty!r} and crv {crv!r} has these members")
+    if kty == "RSA" and not 2048 <= _bits(jwk["n"]) <= 8192:
+        raise ValueError("an RSA key has 2048 to 8192 bits")
+    # Only the members that make the key: nothing else in the JWK (x5c, x5u, oth) reaches the library.
+    key = _import_jwk({"kty": kty, **{name: jwk[name] for name in members}})
+    return PublicKey(kty, crv if kty != "RSA" else None, kid, alg, key)
+
+
+def _bits(number: str) -> int:
+    return int.from_bytes(_decode_segment(number, "modulus"), "big").bit_length()
+
+
+def read_json(data: bytes, what: str) -> dict[str, Any]:
+    """
+    Read the JSON object of a header or payload, strictly.
+
+    Raises:
+        InvalidIDToken: not an object, a member twice, nested too deeply, or a number beyond reason.
+    """
+    try:
+        value = codec.decode_object(data, max_bytes=MAX_TOKEN)
+        _check_depth(value, MAX_DEPTH)
+    except ValueError as error:
+        raise InvalidIDToken(f"the token's {what} is unusable: {error}") from None
+    return value
+
+
+def _check_depth(value: object, levels: int) -> None:
+    if isinstance(value, dict | list):
+        if levels == 0:
+            raise ValueError(f"the document is nested deeper than {MAX_DEPTH} levels")
+        for inner in value.values() if isinstance(value, dict) else value:
+            _check_depth(inner, levels - 1)
+    elif isinstance(value, int | float) and not (math.isfinite(value) and abs(value) < MAX_INTEGER):
+        raise ValueError("a number is out of range")
+
+
+def _decode_segment(segment: str, what: str) -> bytes:
+    """Decode base64url without padding, in its one canonical spelling (RFC 7515 section 2)."""
+    try:
+        data = segment.encode("ascii")
+        decoded = base64.b64decode(data + b"=" * (-len(data) % 4), altchars=b"-_", validate=True)
+    except (UnicodeEncodeError, binascii.Error):
+        raise InvalidIDToken(f"the token's {what} is not base64url (RFC 7515 2)") from None
+    # Comparing the way back also refuses padding, the alphabet of plain base64 and stray bits in the last character,
+    # so that one signature has exactly one spelling.
+    if _encode_segment(decoded) != data:
+        raise InvalidIDToken(f"the token's {what} is not canonical base64url (RFC 7515 2)")
+    return decoded
+
+
+def _encode_segment(data: bytes) -> bytes:
+    return base64.urlsafe_b64encode(data).rstrip(b"=")
+
+
+# The JOSE library costs about 55 ms to import and is first needed at a login or for a client assertion, so it is
+# imported where it is used: `import coatcheck.tokens` stays cheap for command-line workers.
+
+
+@cache
+def _algorithms() -> Mapping[str, JWSAlgModel]:
+    from joserfc import jwa
+
+    models: list[JWSAlgModel] = [
+        jwa.RSAAlgorithm(256),
+        jwa.RSAAlgorithm(384),
+        jwa.RSAAlgorithm(512),
+        jwa.RSAPSSAlgorithm(256),
+        jwa.RSAPSSAlgorithm(384),
+        jwa.RSAPSSAlgorithm(512),
+        jwa.ESAlgorithm("ES256", "P-256", 256),
+        jwa.ESAlgorithm("ES384", "P-384", 384),
+        jwa.ESAlgorithm("ES512", "P-521", 512),
+        jwa.EdDSAAlgorithm(),
+    ]
+    algorithms = {model.name: model for model in models}
+    # RFC 9864 gives EdDSA with Ed25519 a name of its own; providers still write the old one, which the library's
+    # own registry would answer with a warning.
+    return {**algorithms, "Ed25519": algorithms["EdDSA"]}
+
+
+def _algorithm(alg: str) -> JWSAlgModel:
+    return _algorithms()[alg]
+
+
+def _import_jwk(jwk: dict[str, Any]) -> Key:
+    from joserfc.errors import JoseError
+    from joserfc.jwk import JWKRegistry
+
+    try:
+        return JWKRegistry.import_key(jwk)
+    except (JoseError, ValueError, KeyError, TypeError, OverflowError):
+        raise ValueError(f"the members of an {jwk['kty']} key make no key") from None
+
+
+@lru_cache(maxsize=16)  # reading an RSA key costs more than signing with it; one entry per client registration
+def _private_key(private_pem: str) -> Key:
+    from joserfc.errors import JoseError
+    from joserfc.jwk import JWKRegistry
+
+    for kty in ("RSA", "EC", "OKP"):
+        try:
+            key = JWKRegistry.import_key(private_pem, kty)
+        except (JoseError, ValueError, TypeError):
+            continue
+        if key.is_private:
+            return key
+    raise ConfigurationError("the signing key is not an unencrypted private key in PEM (RSA, EC or Ed25519)")
+
+
+def _curve(key: Key) -> str | None:
+    return getattr(key, "curve_name", None)
