@@ -1,0 +1,94 @@
+"""Which requests may act in the user's name: the checks that stand between a cookie and its session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Verdict = Literal["csrf_header_missing", "cross_site"]
+"""The code of a refusal: its own page forgot the header, or another site asks."""
+
+
+@dataclass(frozen=True, slots=True)
+class CSRFRules:
+    """*origin* is the browser's own origin (`https://app.example.com`); *header* the name and value that prove a script."""
+
+    origin: bytes
+    header_name: bytes = b"x-csrf"
+    header_value: bytes = b"1"
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a request says about where it comes from. Each is the list of all lines: two lines prove nothing."""
+
+    header: tuple[bytes, ...]
+    origin: tuple[bytes, ...]
+    site: tuple[bytes, ...]
+    mode: tuple[bytes, ...]
+
+
+def read_claims(headers: Iterable[tuple[bytes, bytes]], rules: CSRFRules) -> Claims:
+    """Collect the header lines that `check_api` and the others judge."""
+    header: list[bytes] = []
+    origin: list[bytes] = []
+    site: list[bytes] = []
+    mode: list[bytes] = []
+    for name, value in headers:
+        if name == rules.header_name:
+            header.append(value)
+        elif name == b"origin":
+            origin.append(value)
+        elif name == b"sec-fetch-site":
+            site.append(value)
+        elif name == b"sec-fetch-mode":
+            mode.append(value)
+    return Claims(tuple(header), tuple(origin), tuple(site), tuple(mode))
+
+
+def check_api(claims: Claims, rules: CSRFRules) -> Verdict | None:
+    """
+    Judge a call made by a script of our own page: the header, and no sign of another origin.
+
+    `Sec-Fetch-Site` must be `same-origin` when it is there: a sibling sub-domain (`same-site`) may be taken over, and
+    `none` is a person at the address bar, not a script.
+
+    RFC 10017 6.1.3.3.2; W3C Fetch Metadata.
+    """
+    if claims.site not in _OWN_SCRIPT or not _own_origin(claims, rules):
+        return "cross_site"
+    if claims.header != (rules.header_value,):
+        return "csrf_header_missing"
+    return None
+
+
+def check_without_header(claims: Claims, rules: CSRFRules, *, method: str) -> Verdict | None:
+    """
+    Judge a call on a route that does without the header (`csrf=False`): an image, a download, a form.
+
+    A person at the address bar (`none`) is let in for GET and HEAD only.
+    """
+    allowed = _OWN_SCRIPT_OR_PERSON if method in ("GET", "HEAD") else _OWN_SCRIPT
+    if claims.site not in allowed or not _own_origin(claims, rules):
+        return "cross_site"
+    return None
+
+
+def navigation(claims: Claims, *, method: str) -> Literal["own", "foreign", "none"]:
+    """
+    Judge a request for a page: *own* (same-origin, or started by the user), *foreign* (another site's link), *none*.
+
+    A browser without Fetch Metadata says nothing and counts as *own*: there the Strict cookie alone must do.
+    """
+    if method not in ("GET", "HEAD") or claims.mode not in ((), (b"navigate",)):
+        return "none"
+    return "own" if claims.site in _OWN_SCRIPT_OR_PERSON else "foreign"
+
+
+def _own_origin(claims: Claims, rules: CSRFRules) -> bool:
+    return not claims.origin or claims.origin == (rules.origin,)
+
+
+_OWN_SCRIPT = ((), (b"same-origin",))
+_OWN_SCRIPT_OR_PERSON = ((), (b"same-origin",), (b"none",))

@@ -1,0 +1,148 @@
+"""What one request knows of itself. It stands in the ASGI scope under `coatcheck`, and it guards the session."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from typing import TYPE_CHECKING, Any, Final
+
+from coatcheck.bff import csrf
+from coatcheck.bff.problems import Problem, problem
+
+if TYPE_CHECKING:
+    from coatcheck.bff.settings import Settings
+    from coatcheck.sessions.cookie import Cookies
+    from coatcheck.sessions.sessions import SessionHandle, Sessions
+    from coatcheck.tokens.values import User
+
+SCOPE_KEY: Final = "coatcheck"
+"""Where the ASGI scope carries the `CurrentRequest`."""
+
+
+class CurrentRequest:
+    """
+    One request at the counter: its path, its cookies, and (after the CSRF check) its session.
+
+    `session()` and `user()` work only after a check of this request has passed: a handler that asks for neither a
+    `CurrentUser` nor a `PageUser` cannot learn who the user is. Everything is computed once and on demand.
+    """
+
+    __slots__ = (
+        "_checked",
+        "_claims",
+        "_cookies",
+        "_session",
+        "_set_cookies",
+        "_trace_id",
+        "path",
+        "scope",
+        "sessions",
+        "settings",
+    )
+
+    def __init__(self, scope: MutableMapping[str, Any], path: str, *, settings: Settings, sessions: Sessions) -> None:
+        self.scope = scope
+        self.path = path
+        """The path inside the application: canonical, and without the path of `public_url`."""
+        self.settings = settings
+        self.sessions = sessions
+        self._checked = False
+        self._claims: csrf.Claims | None = None
+        self._cookies: Cookies | None = None
+        self._session: SessionHandle | None | _Unasked = _UNASKED
+        self._set_cookies: list[bytes] = []
+        self._trace_id: str | None = None
+
+    @property
+    def method(self) -> str:
+        """The request method; `GET` for a WebSocket handshake."""
+        return str(self.scope.get("method", "GET"))
+
+    @property
+    def trace_id(self) -> str:
+        """What the log line and the answer of this request have in common."""
+        if self._trace_id is None:
+            from coatcheck.telemetry import trace_id
+
+            self._trace_id = trace_id()
+        return self._trace_id
+
+    @property
+    def claims(self) -> csrf.Claims:
+        """What the request says about where it comes from."""
+        if self._claims is None:
+            self._claims = csrf.read_claims(self.scope["headers"], self.settings.csrf)
+        return self._claims
+
+    @property
+    def cookies(self) -> Cookies:
+        """The cookies of the request, by our own parser."""
+        if self._cookies is None:
+            from coatcheck.sessions.cookie import parse_cookies
+
+            self._cookies = parse_cookies(self.scope["headers"])
+        return self._cookies
+
+    def check_api(self) -> Problem | None:
+        """Check that our own page's script is calling, and open the way to the session if so."""
+        return self._verdict(csrf.check_api(self.claims, self.settings.csrf))
+
+    def check_without_header(self) -> Problem | None:
+        """The same for a route with `csrf=False`: no header, but still nobody else's site."""
+        return self._verdict(csrf.check_without_header(self.claims, self.settings.csrf, method=self.method))
+
+    def exempt(self) -> None:
+        """Open the way to the session without a check: for the endpoints that bring their own proof."""
+        self._checked = True
+
+    @property
+    def cookie_presented(self) -> bool:
+        """Whether the browser sent our session cookie, whatever it is worth."""
+        return self.sessions.presented(self.cookies)
+
+    async def session(self, *, slide: bool = True) -> SessionHandle | None:
+        """
+        Return the session of this request, or None.
+
+        Raises:
+            StoreUnavailable, UnknownSealKey: nobody can say; answer 503, never "not logged in".
+            RuntimeError: no check of this request has passed.
+        """
+        if not self._checked:
+            raise RuntimeError("the session was asked for before the CSRF check of this request had passed")
+        if isinstance(self._session, _Unasked):
+            self._session = await self.sessions.open(self.cookies, now=self.settings.clock.time(), slide=slide)
+        return self._session
+
+    async def user(self) -> User | None:
+        """Return who is logged in, or None. The same conditions as `session`."""
+        handle = await self.session()
+        if handle is None:
+            return None
+        from coatcheck.tokens.values import User
+
+        session = handle.session
+        return User(iss=session.iss, sub=session.sub, sid=session.sid, claims=session.claims, session=handle)
+
+    def add_cookie(self, set_cookie: bytes) -> None:
+        """Remember a `Set-Cookie` value that the answer to this request must carry."""
+        self._set_cookies.append(set_cookie)
+
+    def set_cookies(self) -> list[bytes]:
+        """Hand out the `Set-Cookie` values that the answer must carry, once. An answer with any is `no-store`."""
+        cookies, self._set_cookies = self._set_cookies, []
+        if self._session is not None and not isinstance(self._session, _Unasked):
+            cookies += self._session.set_cookies()
+        return cookies
+
+    def _verdict(self, verdict: csrf.Verdict | None) -> Problem | None:
+        if verdict is not None:
+            return problem(verdict)
+        self._checked = True
+        return None
+
+
+class _Unasked:
+    """The session has not been asked for yet; None already means that there is none."""
+
+
+_UNASKED: Final = _Unasked()

@@ -1,0 +1,51 @@
+"""The settings of one BFF that every part of it reads: checked once while building, never changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from coatcheck.bff.csrf import CSRFRules
+from coatcheck.bff.public_url import PublicURL
+from coatcheck.clock import SYSTEM_CLOCK, Clock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """
+    *endpoints* is the path under which login, logout and the others stand (`/bff`), inside the path of *public_url*.
+
+    *development* is the mode of design's own: loopback only, reasons on error pages, diagnostics.
+    """
+
+    public_url: PublicURL
+    csrf: CSRFRules
+    application_id: str
+    development: bool
+    endpoints: str = "/bff"
+    anonymous_user_status: int = 401
+    clock: Clock = field(default=SYSTEM_CLOCK, repr=False)
+
+    @property
+    def redirect_uri(self) -> str:
+        """The one redirect URI of this application, as it must be registered at the authorization server."""
+        return self.public_url.absolute(self.endpoints + "/callback")
+
+    @property
+    def logged_out_uri(self) -> str:
+        """The one `post_logout_redirect_uri` of this application, as it must be registered."""
+        return self.public_url.absolute(self.endpoints + "/logged-out")
+
+    @property
+    def login_path(self) -> str:
+        """Where a browser goes to log in, as a path on its own origin."""
+        return self.public_url.path + self.endpoints + "/login"
+
+    @property
+    def logout_path(self) -> str:
+        """Where a browser goes to log out, as a path on its own origin."""
+        return self.public_url.path + self.endpoints + "/logout"
+
+    @property
+    def home(self) -> str:
+        """Where a browser lands when nobody said where."""
+        return self.public_url.path + "/"
