@@ -21,8 +21,9 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's own clocks."""
 
-    time = staticmethod(time.time)
+    # In this order: the second line hides the module `time` from the rest of the class.
     monotonic = staticmethod(time.monotonic)
+    time = staticmethod(time.time)
 
 
 SYSTEM_CLOCK: Clock = SystemClock()

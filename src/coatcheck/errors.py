@@ -15,10 +15,12 @@ Every error that coatcheck raises, one class per *reaction*.
       LoginRequired             this request needs a user                                  -> 401
       TokenUnavailable          the user is known, but no token can be had just now        -> 503
       StaleToken                somebody else stored a newer token: load it and use that
+      StaleVersion              somebody else wrote this part of the session first: load it again
       SessionGone               the session was deleted meanwhile; nothing was written
       StoreUnavailable          the session store does not answer                          -> 503
       UnknownSealKey            a record was sealed with a key that is not in the key ring: an operator's fault
       SealBroken                a sealed value cannot be opened: treat it as absent
+      CookieTooLarge            a session does not fit into cookies: use a session store
 
 Messages may name issuers, client ids, paths and keys; never a token, a code, a verifier or a secret.
 """
@@ -131,6 +133,10 @@ class StaleToken(CoatcheckError):
     """Compare-and-swap failed: another token is stored than the one to be replaced. Load it and use it."""
 
 
+class StaleVersion(CoatcheckError):
+    """Compare-and-swap failed in a session store: the part was written by somebody else first. Load it and use that."""
+
+
 class SessionGone(CoatcheckError):
     """The session was deleted meanwhile. Nothing was written: an update never creates a session."""
 
@@ -149,3 +155,7 @@ class UnknownSealKey(CoatcheckError):
 
 class SealBroken(CoatcheckError):
     """A sealed value is damaged, forged or sealed for another purpose. Treat it as absent."""
+
+
+class CookieTooLarge(CoatcheckError):
+    """What has to go into a cookie does not fit into what browsers keep. Use a session store instead of cookies."""

@@ -1,0 +1,45 @@
+"""
+Who is here: sessions, where they are kept, and the cookie that claims them.
+
+Start at `sessions.py` (the protocols), then `server_side.py` (the default) or `cookie_sessions.py`.
+"""
+
+from coatcheck.sessions.cookie import (
+    CookiePolicy,
+    Cookies,
+    SameSite,
+    application_id,
+    delete_cookie,
+    parse_cookies,
+    set_cookie,
+)
+from coatcheck.sessions.memory import MemorySessionStore
+from coatcheck.sessions.seal import KeyRing, new_key
+from coatcheck.sessions.server_side import ServerSideSessions
+from coatcheck.sessions.session import Claims, Session
+from coatcheck.sessions.sessions import SessionHandle, Sessions
+from coatcheck.sessions.store import Change, Part, ReplacePart, SessionRow, SessionStore, Touch
+
+__all__ = [
+    "Change",
+    "Claims",
+    "CookiePolicy",
+    "Cookies",
+    "KeyRing",
+    "MemorySessionStore",
+    "Part",
+    "ReplacePart",
+    "SameSite",
+    "ServerSideSessions",
+    "Session",
+    "SessionHandle",
+    "SessionRow",
+    "SessionStore",
+    "Sessions",
+    "Touch",
+    "application_id",
+    "delete_cookie",
+    "new_key",
+    "parse_cookies",
+    "set_cookie",
+]
