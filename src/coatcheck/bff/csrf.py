@@ -12,7 +12,7 @@ Verdict = Literal["csrf_header_missing", "cross_site"]
 
 @dataclass(frozen=True, slots=True)
 class CSRFRules:
-    """*origin* is the browser's own origin (`https://app.example.com`); *header* the name and value that prove a script."""
+    """*origin* is our own (`https://app.example.com`); the header's name and value prove that a script of ours asks."""
 
     origin: bytes
     header_name: bytes = b"x-csrf"

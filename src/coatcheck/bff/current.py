@@ -48,7 +48,7 @@ class CurrentRequest:
         self._checked = False
         self._claims: csrf.Claims | None = None
         self._cookies: Cookies | None = None
-        self._session: SessionHandle | None | _Unasked = _UNASKED
+        self._session: SessionHandle | _Unasked | None = _UNASKED
         self._set_cookies: list[bytes] = []
         self._trace_id: str | None = None
 

@@ -1,0 +1,70 @@
+"""Which keys seal, and where sessions are kept: from what the application said, or from development mode."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from coatcheck.errors import ConfigurationError
+from coatcheck.sessions.seal import KeyRing, new_key
+
+DEVELOPMENT_FOLDER = Path(".coatcheck")
+"""Where development mode keeps its key and its sessions, so that reloading the server logs nobody out."""
+
+
+def key_ring(keys: Sequence[str] | None, *, development: bool, folder: Path = DEVELOPMENT_FOLDER) -> KeyRing:
+    """
+    Make the key ring. Without *keys*, development mode uses a key file of its own, made on first use.
+
+    Raises:
+        ConfigurationError: no keys outside development mode, or a key that is none.
+    """
+    if keys is not None:
+        return KeyRing(keys)
+    if not development:
+        raise ConfigurationError(
+            "no key is given, and only development mode (a public_url on localhost) makes one by itself. Run "
+            "`coatcheck new-key`, keep what it prints as a secret, and pass it: keys=[os.environ['COATCHECK_KEY']].",
+            path="keys",
+        )
+    return KeyRing([_development_key(folder)])
+
+
+def development_database(folder: Path = DEVELOPMENT_FOLDER) -> Path:
+    """Return the path of development mode's sessions, in a folder that exists and that version control ignores."""
+    _make_folder(folder)
+    return folder / "sessions.db"
+
+
+def _development_key(folder: Path) -> str:
+    """Read the key file, or make it. Of several processes that start together, one makes it and all read it."""
+    _make_folder(folder)
+    path = folder / "key"
+    if not path.exists():
+        fresh = folder / f"key.{os.getpid()}"
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(new_key() + "\n")
+        try:
+            os.link(fresh, path)  # atomic, and it fails if somebody was first: never two different keys
+        except FileExistsError:
+            pass
+        finally:
+            fresh.unlink()
+    text = path.read_text(encoding="ascii", errors="replace").strip()
+    try:
+        KeyRing([text])
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"{path} does not hold a key. Delete the file; the next start makes a new one, and everybody logs in again.",
+            path="keys",
+        ) from error
+    return text
+
+
+def _make_folder(folder: Path) -> None:
+    folder.mkdir(mode=0o700, exist_ok=True)
+    ignore = folder / ".gitignore"
+    if not ignore.exists():
+        ignore.write_text("*\n", encoding="ascii")
