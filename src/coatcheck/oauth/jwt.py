@@ -5,17 +5,20 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from coatcheck import codec
-from coatcheck.errors import ConfigurationError, InvalidIDToken
+from coatcheck.errors import ConfigurationError, InvalidIDToken, UnknownKey
 
 if TYPE_CHECKING:
     from joserfc.jwa import JWSAlgModel
-    from joserfc.jwk import Key
+    from joserfc.jwk import ECKey, Key, OKPKey, RSAKey
+
+    AsymmetricKey = RSAKey | ECKey | OKPKey
 
 MAX_TOKEN = 64 * 1024
 """Characters of a whole token; more is refused before anything is parsed."""
@@ -32,7 +35,7 @@ SIGNATURE_ALGORITHMS = frozenset(
 
 _KEY_OF_ALGORITHM = {"RS": ("RSA", None), "PS": ("RSA", None), "Ed": ("OKP", "Ed25519")}
 _CURVE_OF_ALGORITHM = {"ES256": "P-256", "ES384": "P-384", "ES512": "P-521"}
-_PUBLIC_MEMBERS: Mapping[tuple[Any, Any], tuple[str, ...]] = {
+_PUBLIC_MEMBERS: Mapping[tuple[str | None, str | None], tuple[str, ...]] = {
     ("RSA", None): ("n", "e"),
     ("EC", "P-256"): ("crv", "x", "y"),
     ("EC", "P-384"): ("crv", "x", "y"),
@@ -115,15 +118,24 @@ def parse_jws(token: str) -> JWS:
     )
 
 
-def verify_jws(token: str, *, select: Callable[[JWS], Collection[PublicKey]], algorithms: Collection[str]) -> JWS:
+class Keys(Protocol):
+    """Where `verify_jws` gets its keys from: the key set of one issuer."""
+
+    def select(self, jws: JWS, /) -> Collection[PublicKey]:
+        """Return the keys that may have signed *jws*."""
+        ...
+
+
+def verify_jws(token: str, keys: Keys, *, algorithms: Collection[str]) -> JWS:
     """
     Return the token's parts once its signature is verified.
 
-    The algorithm is checked against *algorithms* (from configuration, never from the token) before *select* is asked
-    for the keys, which come from the issuer's own key set and from nowhere else.
+    The algorithm is checked against *algorithms* (from configuration, never from the token) before a key is looked for;
+    the keys are the issuer's own and come from nowhere else.
 
     Raises:
         InvalidIDToken: malformed, an algorithm that is not allowed, or a wrong signature.
+        UnknownKey: *keys* has no such key, or the token names none and none of those that suit verifies it.
 
     RFC 7515, section 5.2; RFC 8725, sections 3.1 and 3.2.
     """
@@ -133,7 +145,10 @@ def verify_jws(token: str, *, select: Callable[[JWS], Collection[PublicKey]], al
             f"the token is signed with alg {jws.alg[:20]!r}, allowed are {', '.join(algorithms)}: "
             "set id_token_signed_response_alg, here or at the authorization server (OpenID Connect Core 3.1.3.7)"
         )
-    if not any(key.verifies(jws) for key in select(jws)):
+    if not any(key.verifies(jws) for key in keys.select(jws)):
+        if jws.kid is None:
+            # Where keys have no names, a rotation looks like a wrong signature: let the caller fetch the set once more.
+            raise UnknownKey(None)
         raise InvalidIDToken("the token's signature is wrong (OpenID Connect Core 3.1.3.7)")
     return jws
 
@@ -155,19 +170,56 @@ def sign_jwt(header: Mapping[str, Any], claims: Mapping[str, Any], private_pem: 
     return b".".join((signing_input, _encode_segment(_algorithm(alg).sign(signing_input, key)))).decode("ascii")
 
 
-def signing_algorithm(private_pem: str) -> str:
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """What a private key will write into the header of the JWTs it signs."""
+
+    alg: str
+    kid: str
+    """The thumbprint of the public key (RFC 7638)."""
+
+
+def signing_key(private_pem: str, *, alg: str | None = None) -> SigningKey:
     """
-    Return the usual `alg` of a private key: RS256 for RSA, ES256 / ES384 / ES512 by curve, EdDSA for Ed25519.
+    Check that a private key can sign, with *alg* or with the algorithm that follows from its kind: PS256 for RSA,
+    ES256 / ES384 / ES512 by curve, EdDSA for Ed25519.
 
     Raises:
-        ConfigurationError: the key is not a private key in PEM, or of no usable kind.
+        ConfigurationError: the key is not an unencrypted private key as PEM text, too weak, or does not fit *alg*.
     """
     key = _private_key(private_pem)
-    by_curve = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512", "Ed25519": "EdDSA", None: "RS256"}
-    curve = _curve(key)
-    if curve not in by_curve:
-        raise ConfigurationError(f"a private key on curve {curve} cannot sign: use RSA, P-256, P-384, P-521 or Ed25519")
-    return by_curve[curve]
+    kind = (key.key_type, _curve(key))
+    suitable = [name for name in _PREFERRED if key_type_of(name) == kind]
+    if not suitable or alg not in (None, *suitable):
+        named = f"a private key of kind {kind[1] or kind[0]}"
+        remedy = f"use {' or '.join(suitable)}" if suitable else "use an RSA, P-256 or Ed25519 key"
+        raise ConfigurationError(f"{named} cannot sign{f' with alg {alg!r}' if alg else ''}: {remedy}")
+    return SigningKey(alg or suitable[0], key.thumbprint())
+
+
+# "PS256, ES256, or EdDSA" (FAPI 2.0 Security Profile 5.4.1) come first: PKCS #1 v1.5 only where it is asked for.
+_PREFERRED = ("PS256", "RS256", "PS384", "PS512", "RS384", "RS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519")
+
+
+def generate_private_key(alg: str) -> str:
+    """Make a new private key for *alg*, as PEM text (PKCS #8). RSA keys have 2048 bits and take a moment."""
+    from joserfc.jwk import ECKey, OKPKey, RSAKey
+
+    kty, crv = key_type_of(alg)
+    if kty == "RSA":
+        return RSAKey.generate_key(2048).as_pem(private=True).decode("ascii")
+    key = ECKey.generate_key(crv) if kty == "EC" else OKPKey.generate_key("Ed25519")
+    return key.as_pem(private=True).decode("ascii")
+
+
+def public_jwk(private_pem: str) -> dict[str, Any]:
+    """
+    Return the public half of a private key as a JWK, to be published (RFC 7517, section 4).
+
+    Raises:
+        ConfigurationError: the key is not a private key in PEM.
+    """
+    return dict(_private_key(private_pem).as_dict(private=False))
 
 
 def import_public_key(jwk: Mapping[str, Any]) -> PublicKey:
@@ -180,25 +232,38 @@ def import_public_key(jwk: Mapping[str, Any]) -> PublicKey:
 
     RFC 7517, section 4; RFC 7518, section 6; RFC 8725, section 3.5.
     """
-    kty, crv, kid, alg = (jwk.get(name) for name in ("kty", "crv", "kid", "alg"))
-    if not (isinstance(kid, str | None) and isinstance(alg, str | None)):
-        raise ValueError("kid and alg of a key are strings")
-    if jwk.get("use", "sig") != "sig" or "verify" not in jwk.get("key_ops", ("verify",)):
+    kty, crv, kid, alg, use = (_optional_string(jwk, name) for name in ("kty", "crv", "kid", "alg", "use"))
+    if use not in (None, "sig") or not _permits_verifying(jwk.get("key_ops")):
         raise ValueError("the key is not for signatures")
     if "d" in jwk:
         raise ValueError("a private key has no place in a published key set")
-    members = _PUBLIC_MEMBERS.get((kty, crv if kty != "RSA" else None))
-    if members is None or not all(isinstance(jwk.get(name), str) for name in members):
+    if kty == "RSA":
+        crv = None
+    members = _PUBLIC_MEMBERS.get((kty, crv), ())
+    if kty is None or not members or not all(isinstance(jwk.get(name), str) for name in members):
         raise ValueError(f"no signature key of kty {kty!r} and crv {crv!r} has these members")
     if kty == "RSA" and not 2048 <= _bits(jwk["n"]) <= 8192:
         raise ValueError("an RSA key has 2048 to 8192 bits")
     # Only the members that make the key: nothing else in the JWK (x5c, x5u, oth) reaches the library.
-    key = _import_jwk({"kty": kty, **{name: jwk[name] for name in members}})
-    return PublicKey(kty, crv if kty != "RSA" else None, kid, alg, key)
+    return PublicKey(kty, crv, kid, alg, _import_jwk({"kty": kty, **{name: jwk[name] for name in members}}))
+
+
+def _optional_string(jwk: Mapping[str, Any], name: str) -> str | None:
+    value = jwk.get(name)
+    if not isinstance(value, str | None):
+        raise ValueError(f"{name} of a key is a string")
+    return value
+
+
+def _permits_verifying(key_ops: object) -> bool:
+    return key_ops is None or (isinstance(key_ops, list) and "verify" in key_ops)
 
 
 def _bits(number: str) -> int:
-    return int.from_bytes(_decode_segment(number, "modulus"), "big").bit_length()
+    try:
+        return int.from_bytes(_decode_segment(number, "modulus"), "big").bit_length()
+    except InvalidIDToken:
+        raise ValueError("the modulus of an RSA key is not base64url") from None
 
 
 def read_json(data: bytes, what: str) -> dict[str, Any]:
@@ -224,6 +289,8 @@ def _check_depth(value: object, levels: int) -> None:
             _check_depth(inner, levels - 1)
     elif isinstance(value, int | float) and not (math.isfinite(value) and abs(value) < MAX_INTEGER):
         raise ValueError("a number is out of range")
+    elif isinstance(value, str):
+        value.encode()  # a lone surrogate is no text: it could be neither stored nor compared later
 
 
 def _decode_segment(segment: str, what: str) -> bytes:
@@ -285,19 +352,28 @@ def _import_jwk(jwk: dict[str, Any]) -> Key:
 
 
 @lru_cache(maxsize=16)  # reading an RSA key costs more than signing with it; one entry per client registration
-def _private_key(private_pem: str) -> Key:
+def _private_key(private_pem: str) -> AsymmetricKey:
     from joserfc.errors import JoseError
-    from joserfc.jwk import JWKRegistry
+    from joserfc.jwk import ECKey, OKPKey, RSAKey
 
-    for kty in ("RSA", "EC", "OKP"):
-        try:
-            key = JWKRegistry.import_key(private_pem, kty)
-        except (JoseError, ValueError, TypeError):
-            continue
-        if key.is_private:
-            return key
-    raise ConfigurationError("the signing key is not an unencrypted private key in PEM (RSA, EC or Ed25519)")
+    pem = private_pem.encode()
+    if b"ENCRYPTED" in pem or b"PRIVATE KEY" not in pem:
+        raise ConfigurationError(_NO_PRIVATE_KEY)
+    kinds: tuple[type[AsymmetricKey], ...] = (RSAKey, ECKey, OKPKey)
+    for kind in kinds:
+        with suppress(JoseError, ValueError, TypeError):
+            # Not `import_key`, which only warns of a short RSA key, and by a process-wide filter at that.
+            raw = kind.binding.import_from_bytes(pem)
+            if getattr(raw, "key_size", 2048) < 2048 and kind is RSAKey:
+                break
+            return kind(raw, raw)
+    raise ConfigurationError(_NO_PRIVATE_KEY)
 
 
-def _curve(key: Key) -> str | None:
+_NO_PRIVATE_KEY = (
+    "the signing key is not an unencrypted private key as PEM text (RSA of 2048 bits or more, EC, Ed25519)"
+)
+
+
+def _curve(key: AsymmetricKey) -> str | None:
     return getattr(key, "curve_name", None)

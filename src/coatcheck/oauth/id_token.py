@@ -1,0 +1,181 @@
+"""ID tokens: who logged in, checked claim by claim (OpenID Connect Core 1.0)."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Collection, Mapping
+from datetime import timedelta
+from typing import Any
+
+from coatcheck.errors import InvalidIDToken
+from coatcheck.oauth.jwks import KeySet
+from coatcheck.oauth.jwt import JWS, read_json, verify_jws
+
+IDTokenClaims = dict[str, Any]
+"""The claims of a verified ID token, as the authorization server wrote them."""
+
+LEEWAY = timedelta(seconds=60)
+"""How far the clocks of the authorization server and this machine may differ."""
+MAX_AGE_AT_LOGIN = timedelta(minutes=10)
+"""An ID token that ends a login was issued a moment ago; an older one is somebody's left-over."""
+LAST_DATE = 253_402_300_800.0
+"""The year 10000: a later NumericDate is no date."""
+
+_TYPE = frozenset({None, "jwt", "application/jwt"})
+
+
+def verify_id_token(
+    id_token: str,
+    *,
+    keys: KeySet,
+    issuer: str,
+    client_id: str,
+    algorithms: Collection[str],
+    nonce: str | None,
+    now: float,
+    at_login: bool,
+    leeway: timedelta = LEEWAY,
+    access_token: str | None = None,
+    max_age: float | None = None,
+) -> IDTokenClaims:
+    """
+    Verify an ID token and return its claims.
+
+    The signature is checked wherever the token came from, the token endpoint included. *at_login* asks for more than a
+    refresh does: *nonce* must be given and come back, and the token must be new. In a refreshed token a nonce may be
+    missing; compare such a token with the one of the login by `check_refreshed_id_token` as well.
+
+    *now* and *max_age* are seconds. With *max_age*, `auth_time` must be there and recent enough. With *access_token*,
+    an `at_hash` must fit it.
+
+    Raises:
+        UnknownKey: the key set lacks the token's key: fetch the set once more.
+        InvalidIDToken: a check failed; the message says which one.
+        ValueError: a login without a nonce was asked for, which is a mistake of the caller.
+
+    OpenID Connect Core 1.0, sections 3.1.3.7 and 3.1.3.8.
+    """
+    if at_login and not nonce:
+        raise ValueError("at a login the nonce of the transaction must be given")
+    jws = verify_jws(id_token, keys, algorithms=algorithms)
+    claims = read_json(jws.payload, "payload")
+    _check_kind(jws, claims)
+    _check_parties(claims, issuer=issuer, client_id=client_id)
+    _check_times(claims, now=now, leeway=leeway.total_seconds(), at_login=at_login)
+    _check_nonce(claims, nonce, required=at_login)
+    if max_age is not None:
+        _check_auth_time(claims, max_age=max_age, now=now, leeway=leeway.total_seconds())
+    if access_token is not None and "at_hash" in claims:
+        _check_at_hash(claims["at_hash"], access_token, jws.alg)
+    return claims
+
+
+def check_refreshed_id_token(new_claims: Mapping[str, Any], original_claims: Mapping[str, Any]) -> None:
+    """
+    Check that a refreshed ID token (already verified) speaks of the login that the original one spoke of.
+
+    *original_claims* are all claims of the ID token of the login. A failure means that the answer belongs to somebody
+    else: discard the new tokens and end the session.
+
+    Raises:
+        InvalidIDToken: issuer, subject or audience differ, `auth_time` moved forward, or another nonce is in it.
+
+    OpenID Connect Core 1.0, section 12.2.
+    """
+    for name in ("iss", "sub"):
+        if new_claims.get(name) != original_claims.get(name):
+            raise InvalidIDToken(f"the refreshed id_token has another {name} than the login (OpenID Connect Core 12.2)")
+    if set(_audience(new_claims)) != set(_audience(original_claims)):
+        raise InvalidIDToken("the refreshed id_token has another aud than the login (OpenID Connect Core 12.2)")
+    if "nonce" in new_claims and new_claims["nonce"] != original_claims.get("nonce"):
+        raise InvalidIDToken("the refreshed id_token has another nonce than the login (OpenID Connect Core 12.2)")
+    dated = "auth_time" in new_claims and "auth_time" in original_claims
+    if dated and _date(new_claims, "auth_time") > _date(original_claims, "auth_time"):
+        raise InvalidIDToken("auth_time of the refreshed id_token moved forward (OpenID Connect Core 12.2)")
+
+
+def _check_kind(jws: JWS, claims: Mapping[str, Any]) -> None:
+    """Refuse other kinds of JWT that the same issuer signs with the same keys (RFC 8725 3.11, 3.12)."""
+    typ = jws.header.get("typ")
+    if (typ.lower() if isinstance(typ, str) else typ) not in _TYPE:
+        raise InvalidIDToken(f"a token of typ {str(typ)[:40]!r} is not an id_token (RFC 8725 3.11)")
+    if "events" in claims:
+        raise InvalidIDToken("a token with `events` is a security event, not an id_token (RFC 8417 2.2)")
+
+
+def _check_parties(claims: Mapping[str, Any], *, issuer: str, client_id: str) -> None:
+    if claims.get("iss") != issuer:
+        raise InvalidIDToken(f"iss is {_shown(claims, 'iss')}, expected exactly {issuer!r}")
+    sub = claims.get("sub")
+    if not isinstance(sub, str) or not 0 < len(sub) <= 255:
+        raise InvalidIDToken("sub is not a string of 1 to 255 characters (OpenID Connect Core 2)")
+    audience = _audience(claims)
+    if client_id not in audience:
+        raise InvalidIDToken(f"aud is {_shown(claims, 'aud')}, expected {client_id!r}")
+    if set(audience) != {client_id}:
+        raise InvalidIDToken(f"aud names others than {client_id!r}: {_shown(claims, 'aud')}")
+    if claims.get("azp", None if len(audience) > 1 else client_id) != client_id:
+        raise InvalidIDToken(f"azp is {_shown(claims, 'azp')}, expected {client_id!r}")
+
+
+def _audience(claims: Mapping[str, Any]) -> list[str]:
+    aud = claims.get("aud")
+    audience = [aud] if isinstance(aud, str) else aud
+    if not isinstance(audience, list) or not all(isinstance(value, str) for value in audience):
+        raise InvalidIDToken("aud is neither a string nor an array of strings (RFC 7519 4.1.3)")
+    return audience
+
+
+def _check_times(claims: Mapping[str, Any], *, now: float, leeway: float, at_login: bool) -> None:
+    if now >= _date(claims, "exp") + leeway:
+        raise InvalidIDToken(f"the token expired {now - _date(claims, 'exp'):.0f} s ago; {_CLOCK}")
+    issued_at = _date(claims, "iat")
+    if issued_at > now + leeway:
+        raise InvalidIDToken(f"the token was issued {issued_at - now:.0f} s in the future; {_CLOCK}")
+    if at_login and issued_at < now - leeway - MAX_AGE_AT_LOGIN.total_seconds():
+        raise InvalidIDToken(f"the token was issued {now - issued_at:.0f} s ago, too old to end a login; {_CLOCK}")
+    if "nbf" in claims and _date(claims, "nbf") > now + leeway:
+        raise InvalidIDToken(f"the token is not valid before {_date(claims, 'nbf') - now:.0f} s from now; {_CLOCK}")
+
+
+_CLOCK = "compare the clocks of this machine and of the authorization server"
+
+
+def _date(claims: Mapping[str, Any], name: str) -> float:
+    """Read a NumericDate, which JSON booleans are not, although Python takes them for numbers (RFC 7519 2)."""
+    value = claims.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < LAST_DATE:
+        raise InvalidIDToken(f"{name} is missing or not a date in seconds (OpenID Connect Core 2)")
+    return float(value)
+
+
+def _check_nonce(claims: Mapping[str, Any], expected: str | None, *, required: bool) -> None:
+    if expected is None or ("nonce" not in claims and not required):
+        return
+    nonce = claims.get("nonce")
+    if not isinstance(nonce, str) or not hmac.compare_digest(nonce.encode(), expected.encode()):
+        raise InvalidIDToken("the nonce is not the one of this login (OpenID Connect Core 3.1.3.7)")
+
+
+def _check_auth_time(claims: Mapping[str, Any], *, max_age: float, now: float, leeway: float) -> None:
+    age = now - _date(claims, "auth_time")
+    if age > max_age + leeway:
+        raise InvalidIDToken(f"the user was authenticated {age:.0f} s ago, max_age is {max_age:.0f} s")
+    if age < -leeway:
+        raise InvalidIDToken(f"auth_time is {-age:.0f} s in the future; {_CLOCK}")
+
+
+def _check_at_hash(at_hash: object, access_token: str, alg: str) -> None:
+    """Compare with the left half of the hash that belongs to *alg* (OpenID Connect Core 3.1.3.6)."""
+    # Ed25519 signs with SHA-512 inside; the others carry the size in their name. An unknown name never gets here:
+    # the signature was verified with it.
+    digest = hashlib.new("sha512" if alg.startswith("Ed") else f"sha{alg[2:]}", access_token.encode()).digest()
+    expected = base64.urlsafe_b64encode(digest[: len(digest) // 2]).rstrip(b"=")
+    if not isinstance(at_hash, str) or not hmac.compare_digest(at_hash.encode(), expected):
+        raise InvalidIDToken("at_hash does not fit the access_token (OpenID Connect Core 3.1.3.8)")
+
+
+def _shown(claims: Mapping[str, Any], name: str) -> str:
+    return repr(claims.get(name))[:200]
