@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections.abc import Iterator
 
 import pytest
+from playwright.sync_api import Browser, Page
+
+from tests.rig.browser import launch
+from tests.rig.echo_api import EchoAPI
+from tests.rig.oidc_provider import OIDCProvider
 
 ASYNC_TEST_DEADLINE = 120.0
 """Seconds after which a coroutine test is taken to hang. Far beyond what any of them needs."""
@@ -25,3 +31,48 @@ async def _within_deadline(test: object) -> None:
     assert inspect.isawaitable(test)
     async with asyncio.timeout(ASYNC_TEST_DEADLINE):
         await test
+
+
+@pytest.fixture(scope="session")
+def _running_providers() -> list[OIDCProvider]:
+    """Those that some test has asked for."""
+    return []
+
+
+@pytest.fixture(scope="session")
+def oidc_provider(_running_providers: list[OIDCProvider]) -> Iterator[OIDCProvider]:
+    """The npm package oidc-provider, one process for the whole run: each test adds its own client."""
+    with OIDCProvider.start() as provider:
+        _running_providers.append(provider)
+        yield provider
+
+
+@pytest.fixture(autouse=True)
+def _providers_as_they_were(_running_providers: list[OIDCProvider]) -> Iterator[None]:
+    """No test sees the faults and knobs of the one before."""
+    yield
+    for provider in _running_providers:
+        provider.reset()
+
+
+@pytest.fixture
+def echo_api() -> Iterator[EchoAPI]:
+    """A remote API that shows what it received."""
+    with EchoAPI.serve() as api:
+        yield api
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium. Keep coroutine tests out of a module that uses it (see `tests/rig/browser.py`)."""
+    with launch() as chromium:
+        yield chromium
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """An empty tab of a fresh browser profile."""
+    context = browser.new_context()
+    context.set_default_timeout(20_000)
+    yield context.new_page()
+    context.close()
