@@ -24,8 +24,10 @@ class SingleFlight(Generic[K, V]):
     def __init__(self) -> None:
         self._flights: dict[tuple[asyncio.AbstractEventLoop, K], asyncio.Task[V]] = {}
 
-    def __len__(self) -> int:
-        return len(self._flights)
+    def __contains__(self, key: K) -> bool:
+        """Whether a flight of *key* is under way in this event loop."""
+        flight = self._flights.get((asyncio.get_running_loop(), key))
+        return flight is not None and not flight.done()
 
     async def join(self, key: K, make: Callable[[], Coroutine[Any, Any, V]]) -> V:
         """Wait for the flight of *key*; when none is under way, `make()` becomes it."""
