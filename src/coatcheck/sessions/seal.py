@@ -133,11 +133,6 @@ class KeyRing:
         return framed((_VERSION, kid, self._application_id, purpose.encode(), *aad))
 
 
-def sealed_length(plaintext_length: int, *, kid_length: int) -> int:
-    """Say how long the envelope of a plaintext is."""
-    return 2 + kid_length + _SALT_BYTES + _NONCE_BYTES + plaintext_length + _TAG_BYTES
-
-
 def _parse_envelope(sealed: bytes) -> tuple[bytes, bytes, bytes, bytes]:
     """Take an envelope apart: kid, salt, nonce, ciphertext. In a cookie all of it may be forged."""
     if sealed[:1] != _VERSION or len(sealed) < 2:

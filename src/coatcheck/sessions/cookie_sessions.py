@@ -1,0 +1,227 @@
+"""
+Cookie sessions: the whole session, tokens included, travels sealed in the browser's cookies. Nothing is stored here.
+
+What that costs, so that nobody is surprised: the server cannot end such a session before its time (a copied cookie
+stays good until it dies of age or idleness); of two requests that renew at once, the cookies of one win; and all of it
+has to fit into three cookies. Both ends of its life stand inside the seal and are checked at every request.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+from coatcheck.clock import SYSTEM_CLOCK, Clock
+from coatcheck.codec import DecodeError, decoder, encode
+from coatcheck.errors import SealBroken, SessionGone, StaleVersion, UnknownSealKey
+from coatcheck.sessions import base64url
+from coatcheck.sessions.chunks import chunk_names, join, split
+from coatcheck.sessions.cookie import CookiePolicy, Cookies, delete_cookie
+from coatcheck.sessions.seal import KeyRing
+from coatcheck.sessions.server_side import TOUCHES_PER_IDLE_TIMEOUT, in_seconds
+from coatcheck.sessions.session import Claims, Session
+from coatcheck.sessions.sessions import SessionHandle
+
+_PURPOSE = "cookie session"
+_ID_BYTES = 32
+
+
+class CookieSessions:
+    """
+    Sessions that the browser keeps, sealed with *ring*. *lifetime* and *idle_timeout* as for `ServerSideSessions`.
+
+    Raises:
+        ConfigurationError: one of the durations is not above zero.
+    """
+
+    def __init__(
+        self,
+        ring: KeyRing,
+        policy: CookiePolicy,
+        *,
+        lifetime: timedelta = timedelta(hours=8),
+        idle_timeout: timedelta = timedelta(hours=1),
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._ring = ring.bound_to(policy.application_id)
+        self._policy = policy
+        self._lifetime, self._idle_timeout = in_seconds(lifetime, idle_timeout)
+        self._clock = clock
+        self._names = chunk_names(policy.session)
+
+    async def open(self, cookies: Cookies, *, now: float, slide: bool = True) -> SessionHandle | None:
+        """See `Sessions.open`. It never suspends, and a cookie that cannot be read is no session, never an error."""
+        text = join(self._names, cookies)
+        if text is None:
+            return None
+        try:
+            contents = _read(self._ring.open(base64url.decode(text), purpose=_PURPOSE))
+        except (ValueError, SealBroken, UnknownSealKey, DecodeError):
+            return None
+        if now >= contents.head.dead_at:
+            return None
+        if slide and now - contents.head.seen_at >= contents.head.idle_timeout / TOUCHES_PER_IDLE_TIMEOUT:
+            contents = replace(contents, head=replace(contents.head, seen_at=now))
+            return CookieHandle(self, contents, self.sealed(contents))
+        return CookieHandle(self, contents, [])
+
+    async def create(
+        self,
+        *,
+        claims: Mapping[str, Any],
+        iss: str,
+        sub: str,
+        sid: str | None,
+        tokens: bytes,
+        now: float,
+        replaces: SessionHandle | None = None,
+    ) -> SessionHandle:
+        """
+        See `Sessions.create`. The new cookies take the place of those of the session that it *replaces*.
+
+        Raises:
+            CookieTooLarge: claims and tokens do not fit into three cookies.
+        """
+        head = _Head(
+            id=base64url.encode(secrets.token_bytes(_ID_BYTES)),
+            iss=iss,
+            sub=sub,
+            sid=sid,
+            created_at=now,
+            expires_at=now + self._lifetime,
+            seen_at=now,
+            idle_timeout=self._idle_timeout,
+            tokens_version=1,
+        )
+        contents = _Contents(head, encode(dict(claims)), tokens)
+        lines = self.sealed(contents)
+        if replaces is not None:
+            await self.end(replaces)
+        return CookieHandle(self, contents, lines)
+
+    async def end(self, handle: SessionHandle) -> None:
+        """See `Sessions.end`: the cookies are deleted. A copy that somebody made of them stays good until it dies."""
+        if not isinstance(handle, CookieHandle):
+            raise TypeError("the handle was opened by other sessions than these")
+        handle.end([delete_cookie(name, same_site=self._policy.same_site) for name in self._names])
+
+    def presented(self, cookies: Cookies) -> bool:
+        """See `Sessions.presented`."""
+        return any(cookies.presented(name) for name in self._names)
+
+    def expire_cookies(self, cookies: Cookies) -> list[bytes]:
+        """See `Sessions.expire_cookies`."""
+        names = [name for name in self._names if cookies.presented(name)]
+        return [delete_cookie(name, same_site=self._policy.same_site) for name in names]
+
+    async def aclose(self) -> None:
+        """See `Sessions.aclose`: there is nothing to close."""
+
+    def sealed(self, contents: _Contents) -> list[bytes]:
+        """Return the `Set-Cookie` values that carry *contents*; raises `CookieTooLarge`."""
+        sealed = self._ring.seal(contents.plaintext(), purpose=_PURPOSE)
+        return split(self._names, base64url.encode(sealed), same_site=self._policy.same_site)
+
+    def alive(self, contents: _Contents) -> bool:
+        """Say whether the session has neither reached its end nor been idle for too long."""
+        return self._clock.time() < contents.head.dead_at
+
+
+class CookieHandle:
+    """A session in cookies, within one request: what changes here reaches the browser by `set_cookies`."""
+
+    __slots__ = ("_contents", "_cookies", "_ended", "_sessions", "session")
+
+    renews_inline = True
+
+    def __init__(self, sessions: CookieSessions, contents: _Contents, cookies: list[bytes]) -> None:
+        self.session = contents.session()
+        self._sessions = sessions
+        self._contents = contents
+        self._cookies = cookies
+        self._ended = False
+
+    async def tokens(self, *, reload: bool = False) -> tuple[bytes, int]:
+        """See `SessionHandle.tokens`. There is no other place to reload from; only the end of the session shows."""
+        if self._ended or (reload and not self._sessions.alive(self._contents)):
+            raise SessionGone("the session has ended")
+        return self._contents.tokens, self._contents.head.tokens_version
+
+    async def replace_tokens(self, data: bytes, *, version: int) -> None:
+        """See `SessionHandle.replace_tokens`. `CookieTooLarge` when *data* does not fit; then nothing has changed."""
+        if self._ended:
+            raise SessionGone("the session has ended")
+        head = self._contents.head
+        if head.tokens_version != version:
+            raise StaleVersion("the tokens were replaced meanwhile")
+        contents = replace(self._contents, head=replace(head, tokens_version=version + 1), tokens=data)
+        self._cookies = self._sessions.sealed(contents)
+        self._contents = contents
+
+    def set_cookies(self) -> list[bytes]:
+        """See `SessionHandle.set_cookies`."""
+        lines, self._cookies = self._cookies, []
+        return lines
+
+    def end(self, lines: list[bytes]) -> None:
+        """Be no session any more, and have the response carry *lines* instead of what it had to carry."""
+        self._ended = True
+        self._cookies = lines
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What stands before the claims and the tokens inside the seal."""
+
+    id: str
+    iss: str
+    sub: str
+    sid: str | None
+    created_at: float
+    expires_at: float
+    seen_at: float
+    idle_timeout: float
+    tokens_version: int
+
+    @property
+    def dead_at(self) -> float:
+        return min(self.expires_at, self.seen_at + self.idle_timeout)
+
+
+_decode_head = decoder(_Head).decode
+
+
+@dataclass(frozen=True, slots=True)
+class _Contents:
+    """All that is sealed. The first two are JSON, which has no raw line ends; the tokens may hold any bytes."""
+
+    head: _Head
+    claims: bytes = field(repr=False)
+    tokens: bytes = field(repr=False)
+
+    def plaintext(self) -> bytes:
+        return b"\n".join((encode(self.head), self.claims, self.tokens))
+
+    def session(self) -> Session:
+        head = self.head
+        return Session(
+            id=head.id,
+            iss=head.iss,
+            sub=head.sub,
+            sid=head.sid,
+            claims=Claims(self.claims),
+            created_at=head.created_at,
+            expires_at=head.expires_at,
+            seen_at=head.seen_at,
+            idle_timeout=head.idle_timeout,
+        )
+
+
+def _read(plaintext: bytes) -> _Contents:
+    """Take the plaintext apart; raises `DecodeError` for what another version may have written."""
+    head, _, rest = plaintext.partition(b"\n")
+    claims, _, tokens = rest.partition(b"\n")
+    return _Contents(_decode_head(head), claims, tokens)
