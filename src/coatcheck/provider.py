@@ -23,8 +23,10 @@ FRESH_FOR = timedelta(hours=1)
 """How long metadata and keys are used without asking again."""
 USABLE_FOR = timedelta(hours=24)
 """How long they are used while the authorization server does not answer."""
-FAILURE_KEPT_FOR = timedelta(seconds=5)
+RETRY_INTERVAL = timedelta(seconds=5)
 """After a failure nobody asks again for this long: a server that comes back must not meet a storm."""
+RETRY_INTERVAL_WHILE_KEPT = timedelta(seconds=60)
+"""The same while something usable is kept: there is no hurry, and each attempt may make callers wait."""
 REFETCH_INTERVAL = timedelta(seconds=30)
 """Unknown key ids cause at most one fetch in this time, however many tokens with invented ones arrive."""
 
@@ -151,11 +153,10 @@ class _LastGood(Generic[T]):
 
     async def get(self) -> T:
         """Return the document, young enough; fetch it if need be."""
-        if (good := self._good) is not None and self._age(good.at) < FRESH_FOR:
-            return good.value
-        if (failure := self._failure) is not None and self._age(failure.at) < FAILURE_KEPT_FOR:
-            if (kept := self._usable()) is not None:
-                return kept.value
+        kept = self._kept(USABLE_FOR)
+        if kept is not None and (self._kept(FRESH_FOR) or self._failed_within(RETRY_INTERVAL_WHILE_KEPT)):
+            return kept.value
+        if (failure := self._failed_within(RETRY_INTERVAL)) is not None:
             raise failure.value.with_traceback(None)
         return await self._flights.join(self._what, self._refresh)
 
@@ -165,12 +166,13 @@ class _LastGood(Generic[T]):
             return good.value
         if self._what not in self._flights:
             # The time is noted before the answer is known, so that a server which fails is not asked more often.
-            if self._age(self._refetched_at) < REFETCH_INTERVAL:
+            if self._within(REFETCH_INTERVAL, self._refetched_at):
                 return known
             self._refetched_at = self._clock.monotonic()
         return await self._flights.join(self._what, self._refresh)
 
     async def drain(self) -> None:
+        """Wait for the fetch under way, if there is one in this event loop."""
         await self._flights.drain()
 
     async def _refresh(self) -> T:
@@ -179,16 +181,20 @@ class _LastGood(Generic[T]):
             value = await self._fetch()
         except CoatcheckError as error:
             self._failure = _Outcome(self._clock.monotonic(), error)
-            if (kept := self._usable()) is None:
+            if (kept := self._kept(USABLE_FOR)) is None:
                 raise
-            age = self._age(kept.at)
-            logger.warning("%s cannot be renewed, the one of %s ago stays in use: %s", self._what, age, error)
+            logger.warning(
+                "%s cannot be renewed, the last good one stays in use for up to a day: %s", self._what, error
+            )
             return kept.value
         self._good, self._failure = _Outcome(started_at, value), None
         return value
 
-    def _usable(self) -> _Outcome[T] | None:
-        return self._good if self._good is not None and self._age(self._good.at) < USABLE_FOR else None
+    def _kept(self, period: timedelta) -> _Outcome[T] | None:
+        return self._good if self._good is not None and self._within(period, self._good.at) else None
 
-    def _age(self, at: float) -> timedelta:
-        return timedelta(seconds=self._clock.monotonic() - at) if at != float("-inf") else timedelta.max
+    def _failed_within(self, period: timedelta) -> _Outcome[CoatcheckError] | None:
+        return self._failure if self._failure is not None and self._within(period, self._failure.at) else None
+
+    def _within(self, period: timedelta, instant: float) -> bool:
+        return self._clock.monotonic() - instant < period.total_seconds()

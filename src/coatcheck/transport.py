@@ -94,23 +94,26 @@ class BackChannel:
         """
         import httpx2  # 60 ms, and not every program that imports coatcheck talks to an authorization server
 
+        client = self._client()
+        prepared = _prepare(client, request)
         try:
             async with asyncio.timeout(self._deadline.total_seconds()):
-                return await self._exchange(self._client(), request)
+                response = await client.send(prepared, stream=True, follow_redirects=False)
+                try:
+                    return await self._read(request, response)
+                finally:
+                    await response.aclose()
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError) as error:
             raise _failure(request, error, self._deadline) from error
-
-    async def _exchange(self, client: httpx2.AsyncClient, request: Request) -> Response:
-        response = await client.send(_prepare(client, request), stream=True, follow_redirects=False)
-        try:
-            body = bytearray()
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                _check_size(request, len(body), self._max_body)
-            return Response(response.status_code, dict(response.headers), bytes(body))
         finally:
             client.cookies.clear()
-            await response.aclose()
+
+    async def _read(self, request: Request, response: httpx2.Response) -> Response:
+        body = bytearray()
+        async for chunk in response.aiter_bytes():
+            body += chunk
+            _check_size(request, len(body), self._max_body)
+        return Response(response.status_code, dict(response.headers), bytes(body))
 
     def _client(self) -> httpx2.AsyncClient:
         import httpx2
@@ -134,8 +137,8 @@ class SyncBackChannel:
     """
     The same for programs without an event loop: close it, or use it in a `with`.
 
-    The deadline is looked at whenever bytes of the answer's body arrive, so a server that drips its *headers* can
-    exceed it; each single wait is bounded by it.
+    The deadline is looked at whenever bytes of the answer's body arrive: nothing can interrupt a blocking read, so a
+    server that drips its headers can exceed it. Each single wait ends by the time-outs of the HTTP client.
     """
 
     def __init__(
@@ -155,25 +158,28 @@ class SyncBackChannel:
         """
         import httpx2
 
+        client = self._client()
+        prepared = _prepare(client, request)
+        ends_at = time.monotonic() + self._deadline.total_seconds()
         try:
-            return self._exchange(self._client(), request)
+            response = client.send(prepared, stream=True, follow_redirects=False)
+            try:
+                return self._read(request, response, ends_at)
+            finally:
+                response.close()
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError) as error:
             raise _failure(request, error, self._deadline) from error
-
-    def _exchange(self, client: httpx2.Client, request: Request) -> Response:
-        started_at = time.monotonic()
-        response = client.send(_prepare(client, request), stream=True, follow_redirects=False)
-        try:
-            body = bytearray()
-            for chunk in response.iter_bytes():
-                body += chunk
-                _check_size(request, len(body), self._max_body)
-                if time.monotonic() - started_at > self._deadline.total_seconds():
-                    raise TimeoutError
-            return Response(response.status_code, dict(response.headers), bytes(body))
         finally:
             client.cookies.clear()
-            response.close()
+
+    def _read(self, request: Request, response: httpx2.Response, ends_at: float) -> Response:
+        body = bytearray()
+        for chunk in response.iter_bytes():
+            body += chunk
+            _check_size(request, len(body), self._max_body)
+            if time.monotonic() > ends_at:
+                raise TimeoutError
+        return Response(response.status_code, dict(response.headers), bytes(body))
 
     def _client(self) -> httpx2.Client:
         import httpx2
@@ -213,10 +219,15 @@ def _settings(deadline: timedelta) -> dict[str, Any]:
 
 
 def _prepare(client: httpx2.AsyncClient | httpx2.Client, request: Request) -> httpx2.Request:
+    import httpx2
+
     # Answers are small: asking for no compression leaves nothing to inflate. A server that compresses all the same is
     # read with the cap on what comes out.
     headers = {"accept-encoding": "identity", **request.headers}
-    prepared = client.build_request(request.method, request.url, headers=headers, content=request.body or None)
+    try:
+        prepared = client.build_request(request.method, request.url, headers=headers, content=request.body or None)
+    except httpx2.InvalidURL as error:
+        raise TransportError(f"{_place(request)} {_NO_URL}", sent=False) from error
     # The client's jar may hold a cookie of an answer that arrived a moment ago, for another user.
     prepared.headers.pop("cookie", None)
     return prepared
@@ -236,10 +247,11 @@ def _failure(request: Request, error: Exception, deadline: timedelta) -> Transpo
 
     # Only these happen before the first byte of the request is written. Whatever else an HTTP client may raise leaves
     # the request in doubt.
-    unsent = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
-    never_started = (httpx2.InvalidURL, httpx2.UnsupportedProtocol)
-    sent = not isinstance(error, (*unsent, *never_started))
-    return TransportError(f"{_place(request)} {_what_happened(error, deadline)}", sent=sent)
+    unsent = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
+    return TransportError(f"{_place(request)} {_what_happened(error, deadline)}", sent=not isinstance(error, unsent))
+
+
+_NO_URL = "is no URL that can be requested: check the issuer and `endpoints`"
 
 
 def _what_happened(error: Exception, deadline: timedelta) -> str:
@@ -253,10 +265,12 @@ def _what_happened(error: Exception, deadline: timedelta) -> str:
             return "was not asked: every connection of the HTTP client is busy"
         case httpx2.ConnectError():
             return f"cannot be reached: {_connect_problem(causes)}"
-        case httpx2.InvalidURL() | httpx2.UnsupportedProtocol():
-            return "is no URL that can be requested: check the issuer and `endpoints`"
-        case httpx2.TimeoutException() | TimeoutError():
-            return f"did not answer in full within {deadline.total_seconds():g} s"
+        case httpx2.UnsupportedProtocol():
+            return _NO_URL
+        case httpx2.TimeoutException():
+            return "did not answer in time. Is it overloaded?"
+        case TimeoutError():
+            return f"did not answer in full within {deadline.total_seconds():g} s. Is it overloaded?"
         case httpx2.ProxyError():
             return "was not reached: the proxy of the HTTP client refused the connection"
         case httpx2.DecodingError():

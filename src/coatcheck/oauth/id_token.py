@@ -11,7 +11,8 @@ from typing import Any
 
 from coatcheck.errors import InvalidIDToken
 from coatcheck.oauth.jwks import KeySet
-from coatcheck.oauth.jwt import JWS, read_json, verify_jws
+from coatcheck.oauth.jws import JWS, read_json
+from coatcheck.oauth.jwt import verify_jws
 
 IDTokenClaims = dict[str, Any]
 """The claims of a verified ID token, as the authorization server wrote them."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from coatcheck import codec
 from coatcheck.errors import InvalidIDToken, InvalidMetadata, TransportError, UnknownKey
-from coatcheck.oauth.jwt import JWS, PublicKey, import_public_key
+from coatcheck.oauth.jws import JWS
+from coatcheck.oauth.jwt import PublicKey, import_public_key
 from coatcheck.oauth.messages import Request, Response
 
 MAX_KEY_SET = 512 * 1024

@@ -1,10 +1,7 @@
-"""JSON Web Signatures: the only place that touches the JOSE library, and what it may and may not be used for."""
+"""Signing and verifying: the only place that touches the JOSE library, and all that it is used for."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import math
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,20 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from coatcheck import codec
 from coatcheck.errors import ConfigurationError, InvalidIDToken, UnknownKey
+from coatcheck.oauth.jws import JWS, decode_segment, encode_segment, parse_jws
 
 if TYPE_CHECKING:
     from joserfc.jwa import JWSAlgModel
     from joserfc.jwk import ECKey, Key, OKPKey, RSAKey
 
     AsymmetricKey = RSAKey | ECKey | OKPKey
-
-MAX_TOKEN = 64 * 1024
-"""Characters of a whole token; more is refused before anything is parsed."""
-MAX_HEADER = 8 * 1024
-"""Characters of the header segment."""
-MAX_DEPTH = 8
-"""Levels of JSON nesting inside a header or a payload."""
-MAX_INTEGER = 2**64
 
 SIGNATURE_ALGORITHMS = frozenset(
     {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"}
@@ -42,18 +32,6 @@ _PUBLIC_MEMBERS: Mapping[tuple[str | None, str | None], tuple[str, ...]] = {
     ("EC", "P-521"): ("crv", "x", "y"),
     ("OKP", "Ed25519"): ("crv", "x"),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class JWS:
-    """A compact JWS, parsed strictly and *not yet verified*: believe nothing in it but what selects the key."""
-
-    alg: str
-    kid: str | None
-    header: Mapping[str, Any]
-    payload: bytes = field(repr=False)
-    signing_input: bytes = field(repr=False)
-    signature: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,44 +56,6 @@ class PublicKey:
 def key_type_of(alg: str) -> tuple[str, str | None]:
     """Return `kty` and `crv` of the keys that an algorithm of `SIGNATURE_ALGORITHMS` uses (RFC 7518 3.1, RFC 8037)."""
     return ("EC", _CURVE_OF_ALGORITHM[alg]) if alg in _CURVE_OF_ALGORITHM else _KEY_OF_ALGORITHM[alg[:2]]
-
-
-def parse_jws(token: str) -> JWS:
-    """
-    Take a compact JWS apart without believing it.
-
-    Stricter than the RFC asks: three segments of canonical base64url, sizes capped before decoding, no member twice,
-    no deep nesting, no critical extension (we implement none), no unencoded payload. Keys that the header carries or
-    points to (`jwk`, `jku`, `x5c`, `x5u`) are never looked at.
-
-    Raises:
-        InvalidIDToken: it is not such a token. The message never repeats the token.
-
-    RFC 7515, sections 3.1 and 5.2; RFC 8725, section 3.
-    """
-    if len(token) > MAX_TOKEN:
-        raise InvalidIDToken(f"the token is longer than {MAX_TOKEN} characters")
-    segments = token.split(".")
-    if len(segments) != 3:
-        raise InvalidIDToken(f"a compact JWS has three segments, this token has {len(segments)} (RFC 7515 3.1)")
-    if len(segments[0]) > MAX_HEADER:
-        raise InvalidIDToken(f"the token's header is longer than {MAX_HEADER} characters")
-    header = read_json(_decode_segment(segments[0], "header"), "header")
-    alg, kid = header.get("alg"), header.get("kid")
-    if not isinstance(alg, str):
-        raise InvalidIDToken("the token's header has no alg (RFC 7515 4.1.1)")
-    if kid is not None and not isinstance(kid, str):
-        raise InvalidIDToken("the token's kid is not a string (RFC 7515 4.1.4)")
-    if "crit" in header or header.get("b64", True) is not True:
-        raise InvalidIDToken("the token needs an extension that is not understood (RFC 7515 4.1.11, RFC 7797)")
-    return JWS(
-        alg=alg,
-        kid=kid,
-        header=header,
-        payload=_decode_segment(segments[1], "payload"),
-        signing_input=f"{segments[0]}.{segments[1]}".encode("ascii"),
-        signature=_decode_segment(segments[2], "signature"),
-    )
 
 
 class Keys(Protocol):
@@ -166,8 +106,8 @@ def sign_jwt(header: Mapping[str, Any], claims: Mapping[str, Any], private_pem: 
     key = _private_key(private_pem)
     if alg not in SIGNATURE_ALGORITHMS or (key.key_type, _curve(key)) != key_type_of(alg):
         raise ConfigurationError(f"a private key of type {key.key_type} cannot sign with alg {alg!r}")
-    signing_input = b".".join((_encode_segment(codec.encode(header)), _encode_segment(codec.encode(claims))))
-    return b".".join((signing_input, _encode_segment(_algorithm(alg).sign(signing_input, key)))).decode("ascii")
+    signing_input = b".".join((encode_segment(codec.encode(header)), encode_segment(codec.encode(claims))))
+    return b".".join((signing_input, encode_segment(_algorithm(alg).sign(signing_input, key)))).decode("ascii")
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,54 +201,9 @@ def _permits_verifying(key_ops: object) -> bool:
 
 def _bits(number: str) -> int:
     try:
-        return int.from_bytes(_decode_segment(number, "modulus"), "big").bit_length()
+        return int.from_bytes(decode_segment(number, "modulus"), "big").bit_length()
     except InvalidIDToken:
         raise ValueError("the modulus of an RSA key is not base64url") from None
-
-
-def read_json(data: bytes, what: str) -> dict[str, Any]:
-    """
-    Read the JSON object of a header or payload, strictly.
-
-    Raises:
-        InvalidIDToken: not an object, a member twice, nested too deeply, or a number beyond reason.
-    """
-    try:
-        value = codec.decode_object(data, max_bytes=MAX_TOKEN)
-        _check_depth(value, MAX_DEPTH)
-    except ValueError as error:
-        raise InvalidIDToken(f"the token's {what} is unusable: {error}") from None
-    return value
-
-
-def _check_depth(value: object, levels: int) -> None:
-    if isinstance(value, dict | list):
-        if levels == 0:
-            raise ValueError(f"the document is nested deeper than {MAX_DEPTH} levels")
-        for inner in value.values() if isinstance(value, dict) else value:
-            _check_depth(inner, levels - 1)
-    elif isinstance(value, int | float) and not (math.isfinite(value) and abs(value) < MAX_INTEGER):
-        raise ValueError("a number is out of range")
-    elif isinstance(value, str):
-        value.encode()  # a lone surrogate is no text: it could be neither stored nor compared later
-
-
-def _decode_segment(segment: str, what: str) -> bytes:
-    """Decode base64url without padding, in its one canonical spelling (RFC 7515 section 2)."""
-    try:
-        data = segment.encode("ascii")
-        decoded = base64.b64decode(data + b"=" * (-len(data) % 4), altchars=b"-_", validate=True)
-    except (UnicodeEncodeError, binascii.Error):
-        raise InvalidIDToken(f"the token's {what} is not base64url (RFC 7515 2)") from None
-    # Comparing the way back also refuses padding, the alphabet of plain base64 and stray bits in the last character,
-    # so that one signature has exactly one spelling.
-    if _encode_segment(decoded) != data:
-        raise InvalidIDToken(f"the token's {what} is not canonical base64url (RFC 7515 2)")
-    return decoded
-
-
-def _encode_segment(data: bytes) -> bytes:
-    return base64.urlsafe_b64encode(data).rstrip(b"=")
 
 
 # The JOSE library costs about 55 ms to import and is first needed at a login or for a client assertion, so it is
