@@ -10,6 +10,8 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from tests.rig.browser import launch
+from tests.rig.control_plane import ControlPlane
+from tests.rig.django_provider import DjangoProvider
 from tests.rig.echo_api import EchoAPI
 from tests.rig.oidc_provider import OIDCProvider
 
@@ -34,21 +36,29 @@ async def _within_deadline(test: object) -> None:
 
 
 @pytest.fixture(scope="session")
-def _running_providers() -> list[OIDCProvider]:
+def _running_providers() -> list[ControlPlane]:
     """Those that some test has asked for."""
     return []
 
 
 @pytest.fixture(scope="session")
-def oidc_provider(_running_providers: list[OIDCProvider]) -> Iterator[OIDCProvider]:
+def oidc_provider(_running_providers: list[ControlPlane]) -> Iterator[OIDCProvider]:
     """The npm package oidc-provider, one process for the whole run: each test adds its own client."""
     with OIDCProvider.start() as provider:
         _running_providers.append(provider)
         yield provider
 
 
+@pytest.fixture(scope="session")
+def django_provider(_running_providers: list[ControlPlane]) -> Iterator[DjangoProvider]:
+    """django-oauth-toolkit, likewise."""
+    with DjangoProvider.start() as provider:
+        _running_providers.append(provider)
+        yield provider
+
+
 @pytest.fixture(autouse=True)
-def _providers_as_they_were(_running_providers: list[OIDCProvider]) -> Iterator[None]:
+def _providers_as_they_were(_running_providers: list[ControlPlane]) -> Iterator[None]:
     """No test sees the faults and knobs of the one before."""
     yield
     for provider in _running_providers:

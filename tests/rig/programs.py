@@ -29,9 +29,7 @@ class Program:
     Standard input stays an open pipe: a program that watches it ends with the test run, however that ends.
     """
 
-    def __init__(
-        self, command: Sequence[object], *, env: Mapping[str, str] | None = None, cwd: Path = ROOT
-    ) -> None:
+    def __init__(self, command: Sequence[object], *, env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> None:
         self.command = [str(part) for part in command]
         self._lines: list[str] = []
         self._news = threading.Condition()

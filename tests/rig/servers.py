@@ -65,7 +65,7 @@ def serve(app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0, lifespan: str
 
 def coatcheck(*arguments: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Program:
     """Start the `coatcheck` command as a process of its own; use it in a `with`."""
-    command = [sys.executable, "-m", "coatcheck", *arguments]
+    command = [Path(sys.prefix, "bin", "coatcheck"), *arguments]
     return Program(command, env=env, **({} if cwd is None else {"cwd": cwd}))
 
 
