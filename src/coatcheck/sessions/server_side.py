@@ -74,6 +74,16 @@ class ServerSideSessions:
             session = replace(session, seen_at=row.seen_at)
         return ServerSideHandle(self, row, session)
 
+    async def find(self, session_id: str, *, now: float) -> SessionHandle | None:
+        """See `Sessions.find`."""
+        row = await self.load(base64url.decode(session_id), now=now)
+        if row is None:
+            return None
+        try:
+            return ServerSideHandle(self, row, self._vault.open_session(row))
+        except (SealBroken, DecodeError):
+            return None
+
     async def create(
         self,
         *,

@@ -52,6 +52,14 @@ class Sessions(Protocol):
         """
         ...
 
+    async def find(self, session_id: str, *, now: float) -> SessionHandle | None:
+        """
+        Return the live session of which only `Session.id` was kept; None where sessions travel in cookies.
+
+        It does not count as a use. Raises what `open` raises.
+        """
+        ...
+
     async def create(
         self,
         *,
