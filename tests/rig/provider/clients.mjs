@@ -8,7 +8,7 @@
 
 export const TOKEN_EXCHANGE = 'urn:ietf:params:oauth:grant-type:token-exchange';
 
-const SCOPES = 'openid profile email offline_access api:read api:write';
+const SCOPES = 'openid profile email offline_access orders.read api:read api:write';
 
 const login = {
   redirect_uris: ['http://localhost:8000/bff/callback'],

@@ -35,6 +35,7 @@ export function freshKeys(tag) {
 const resources = {
   'https://api.example/': { scope: 'api:read api:write', audience: 'https://api.example/', accessTokenFormat: 'jwt', jwt: { sign: { alg: 'RS256' } } },
   'https://api2.example/': { scope: 'api:read', audience: 'https://api2.example/', accessTokenFormat: 'jwt', jwt: { sign: { alg: 'ES256' } } },
+  'https://billing.internal': { scope: 'api:read api:write', audience: 'https://billing.internal', accessTokenFormat: 'opaque' },
   'https://opaque.example/': { scope: 'api:read', audience: 'https://opaque.example/', accessTokenFormat: 'opaque' },
 };
 
@@ -54,7 +55,7 @@ export function configuration(jwks, extraClients) {
     jwks,
     clients: [...standing.filter(({ client_id }) => !extraClients.some((extra) => extra.client_id === client_id)), ...extraClients],
     extraClientMetadata: { properties: ['x_rotate', 'x_access_token_ttl', 'x_refresh_token_ttl', 'x_refresh_tokens'] },
-    scopes: ['openid', 'offline_access', 'profile', 'email', 'api:read', 'api:write'],
+    scopes: ['openid', 'offline_access', 'profile', 'email', 'orders.read', 'api:read', 'api:write'],
     claims: {
       openid: ['sub', 'sid'],
       profile: ['name', 'preferred_username'],
