@@ -69,9 +69,10 @@ def forwardable_query(query: bytes) -> bool:
 
 def carries_token(query: bytes) -> bool:
     """Tell whether *query* has an `access_token` or `id_token` parameter, in any spelling."""
+    query = query.lower()
     if b"token" not in query and b"%" not in query:
         return False
-    names = (part.partition(b"=")[0] for part in _QUERY_SEPARATORS.split(query))
+    names = (part.partition(b"=")[0].replace(b"+", b" ") for part in _QUERY_SEPARATORS.split(query))
     return any(unquote_to_bytes(name).strip().lower() in _TOKEN_PARAMETERS for name in names)
 
 
