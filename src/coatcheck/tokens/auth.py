@@ -1,0 +1,70 @@
+"""A token as the `auth=` of an httpx2 client."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Generator, Mapping
+from typing import Protocol, TypeAlias
+
+import httpx2
+
+from coatcheck.errors import CoatcheckError, TokenUnavailable
+from coatcheck.tokens.values import ClientToken, UserToken
+
+HTTPClients: TypeAlias = Mapping[str, httpx2.AsyncClient]
+"""HTTP clients by name; `BACK_CHANNEL_HTTP_CLIENT` is the one for token requests."""
+
+
+class AccessTokenSource(Protocol):
+    """What the tokens come from: `Tokens.user_token` or `Tokens.client_token`, with everything else decided."""
+
+    def __call__(self, *, force_renewal: bool = False) -> Awaitable[UserToken | ClientToken]:
+        """Return a token; with *force_renewal* a new one."""
+        ...
+
+
+class TokenAuth(httpx2.Auth):
+    """
+    Puts an access token into the `Authorization` header of every request, and nowhere else (RFC 6750 2.1).
+
+    After a 401 the token is renewed once and the request sent once more, unless its body was a stream: that is gone.
+    """
+
+    def __init__(self, source: AccessTokenSource) -> None:
+        self._source = source
+
+    async def async_auth_flow(self, request: httpx2.Request) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
+        """Send the request with a token, and once more with a new one when the first was refused."""
+        token = await self._source()
+        _attach(request, token)
+        response = yield request
+        if response.status_code != 401 or not _is_buffered(request):
+            return
+        try:
+            renewed = await self._other_than(token.access_token)
+        except CoatcheckError:
+            return  # the caller gets the 401 of the API, which says more about this request
+        _attach(request, renewed)
+        yield request
+
+    async def _other_than(self, refused: str) -> UserToken | ClientToken:
+        token = await self._source()
+        # Many calls may be refused together: whoever comes after the renewal uses what it brought.
+        return await self._source(force_renewal=True) if token.access_token == refused else token
+
+    def sync_auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response, None]:
+        """Refuse: tokens are renewed by asynchronous code."""
+        raise RuntimeError("tokens.auth(...) works with httpx2.AsyncClient only, not with httpx2.Client")
+
+
+def _attach(request: httpx2.Request, token: UserToken | ClientToken) -> None:
+    if token.token_type.lower() != "bearer":
+        # Sent as a bearer token it would look like a stolen one (RFC 9449 7.1).
+        raise TokenUnavailable(f"a token of type {token.token_type} needs a proof in each request; use a Bearer token")
+    request.headers["authorization"] = f"Bearer {token.access_token}"
+
+
+def _is_buffered(request: httpx2.Request) -> bool:
+    try:
+        return request.content is not None
+    except httpx2.RequestNotRead:
+        return False

@@ -1,0 +1,289 @@
+"""`Tokens`: which token may this request carry, and where does it come from."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from coatcheck.clock import SYSTEM_CLOCK, Clock
+from coatcheck.errors import (
+    CoatcheckError,
+    ConfigurationError,
+    InvalidTokenResponse,
+    LoginRequired,
+    OAuthError,
+    SessionGone,
+    TokenUnavailable,
+)
+from coatcheck.oauth.authorize import AuthorizationCode, AuthorizationTransaction
+from coatcheck.oauth.client import Client
+from coatcheck.oauth.client_auth import ClientAssertionService
+from coatcheck.oauth.messages import Form
+from coatcheck.provider import AuthorizationServer
+from coatcheck.tokens.client_tokens import ClientTokenRequest, ClientTokens
+from coatcheck.tokens.coordinator import WAITER_DEADLINE, RenewalCoordinator
+from coatcheck.tokens.endpoint import TokenEndpoint
+from coatcheck.tokens.freshness import TokenState
+from coatcheck.tokens.login import Redeemed, redeem
+from coatcheck.tokens.renewal import Checkpoints, LocalLease, RenewalLease, Renewer, no_checkpoint
+from coatcheck.tokens.results import BearerTokenResult
+from coatcheck.tokens.revocation import revoke_quietly
+from coatcheck.tokens.store import SessionUserTokenStore, UserTokenStore, session_bytes
+from coatcheck.tokens.values import (
+    DEFAULT_PARAMETERS,
+    NOTHING,
+    ClientToken,
+    User,
+    UserToken,
+    UserTokenRequestParameters,
+)
+from coatcheck.tokens.verdicts import judge
+from coatcheck.transport import BACK_CHANNEL_HTTP_CLIENT, BackChannel, Send
+
+if TYPE_CHECKING:
+    from coatcheck.tokens.auth import HTTPClients, TokenAuth  # loads httpx2
+
+_log = logging.getLogger("coatcheck")
+
+_REFUSED_EXCHANGE = frozenset(
+    {"invalid_request", "invalid_target", "invalid_scope", "invalid_grant", "access_denied", "interaction_required"}
+)
+"""Answers to a token exchange that are about the token or the target, not about us (RFC 8693 2.2.2)."""
+
+
+class Tokens:
+    """
+    Hands out access tokens, and renews them when they are due, once.
+
+    *client* is one registration (named `default`) or several by name. *store* keeps users' tokens, by default in their
+    sessions. *http_clients* may replace the HTTP client of the back channel; *client_assertions* signs for us;
+    *waiter_deadline* is how long one caller waits for a renewal at most. Use one object per application and event loop,
+    and close it: `async with Tokens(...)`, or `aclose()`.
+
+    Raises:
+        ConfigurationError: there is no registration.
+    """
+
+    def __init__(
+        self,
+        client: Client | Mapping[str, Client],
+        *,
+        store: UserTokenStore | None = None,
+        http_clients: HTTPClients | None = None,
+        client_assertions: ClientAssertionService | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        checkpoints: Checkpoints = no_checkpoint,
+        lease: RenewalLease | None = None,
+        send: Send | None = None,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        waiter_deadline: timedelta = WAITER_DEADLINE,
+    ) -> None:
+        self.clients: Mapping[str, Client] = MappingProxyType(
+            {"default": client} if isinstance(client, Client) else dict(client)
+        )
+        if not self.clients:
+            raise ConfigurationError("at least one client registration is needed", path="clients")
+        self.clock = clock
+        self.store: UserTokenStore = store if store is not None else SessionUserTokenStore()
+        self.http_clients: HTTPClients = http_clients if http_clients is not None else {}
+        self._back_channel: BackChannel | None = None
+        if send is None:
+            self._back_channel = BackChannel(self.http_clients.get(BACK_CHANNEL_HTTP_CLIENT))
+            send = self._back_channel.send
+        self._endpoints = {
+            name: TokenEndpoint(
+                name,
+                AuthorizationServer(registration, send, clock),
+                send,
+                assertions=client_assertions,
+                clock=clock,
+            )
+            for name, registration in self.clients.items()
+        }
+        renewer = Renewer(self.store, clock=clock, lease=lease or LocalLease(), checkpoints=checkpoints, pause=pause)
+        self._renewals = RenewalCoordinator(
+            renewer, self.store, self._endpoint, clock=clock, waiter_deadline=waiter_deadline
+        )
+        self._client_tokens = ClientTokens(clock=clock, waiter_deadline=waiter_deadline)
+
+    def __repr__(self) -> str:
+        return f"<Tokens of {', '.join(self.clients)}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Wait for the renewals under way, then close what was opened here."""
+        await self._renewals.drain()
+        await self._client_tokens.drain()
+        for endpoint in self._endpoints.values():
+            await endpoint.server.aclose()
+        if self._back_channel is not None:
+            await self._back_channel.aclose()
+
+    def authorization_server(self, client: str = "default") -> AuthorizationServer:
+        """Return the authorization server of a registration: its metadata, its keys."""
+        return self._endpoint(client).server
+
+    async def user_token(self, user: User, parameters: UserTokenRequestParameters = DEFAULT_PARAMETERS) -> UserToken:
+        """
+        Return the user's access token, renewed if it is due.
+
+        A stale token is returned at once and renewed meanwhile; only an expired one makes the caller wait.
+
+        Raises:
+            LoginRequired: the session is over, or only the user can help; `code` says which.
+            TokenUnavailable: no token can be had just now. Try again later.
+            StoreUnavailable: nobody can say.
+        """
+        try:
+            token = await self.store.get_token(user, parameters)
+        except SessionGone as error:
+            raise LoginRequired("the session has ended", code="session_ended") from error
+        if token is None:
+            raise LoginRequired(
+                f"no token of registration {parameters.client!r} is stored for this user", code="login_required"
+            )
+        if not parameters.force_renewal and token.state(self.clock.time()) is TokenState.FRESH:
+            return token
+        return await self._renewals.renewed(user, parameters, token)
+
+    async def client_token(
+        self,
+        *,
+        client: str = "default",
+        scope: str | None = None,
+        resource: tuple[str, ...] = (),
+        form_parameters: Form = (),
+        context: Mapping[str, Any] = NOTHING,
+        force_renewal: bool = False,
+    ) -> ClientToken:
+        """
+        Return an access token of the registration itself. Without *scope* the authorization server chooses.
+
+        Raises:
+            TokenUnavailable: none can be had just now.
+
+        RFC 6749 section 4.4.
+        """
+        request = ClientTokenRequest(scope=scope, resource=resource, form_parameters=form_parameters, context=context)
+        return await self._client_tokens.token(self._endpoint(client), request, force_renewal=force_renewal)
+
+    async def exchange(
+        self,
+        subject_token: str,
+        *,
+        audience: str | None = None,
+        resource: tuple[str, ...] = (),
+        scope: str | None = None,
+        client: str = "default",
+        actor_token: str | None = None,
+    ) -> BearerTokenResult:
+        """
+        Exchange an access token for one that another API accepts: impersonation, or delegation with *actor_token*.
+
+        Nothing is cached here; `CachedAccessTokenRetriever` does that.
+
+        Raises:
+            OAuthError: the authorization server refuses this token or this target.
+            TokenUnavailable: it cannot answer now, or the configuration is wrong.
+
+        RFC 8693 section 2.
+        """
+        endpoint = self._endpoint(client)
+        try:
+            answer = await endpoint.exchange(
+                subject_token, audience=audience, resource=resource, scope=scope, actor_token=actor_token
+            )
+            if answer.token_type != "Bearer":
+                raise InvalidTokenResponse(f"the exchanged token is of type {answer.token_type}, expected Bearer")
+        except CoatcheckError as error:
+            if isinstance(error, OAuthError) and error.error in _REFUSED_EXCHANGE:
+                raise
+            verdict = judge(error, issuer=endpoint.client.issuer)
+            raise TokenUnavailable(verdict.message, retry_after=verdict.retry_after) from error
+        return BearerTokenResult(answer.access_token, answer.expires_at, answer.scope)
+
+    async def redeem(self, code: AuthorizationCode, transaction: AuthorizationTransaction) -> Redeemed:
+        """
+        End a login: exchange the code and verify the id_token. Nothing is stored.
+
+        Raises:
+            OAuthError, InvalidTokenResponse, InvalidIDToken, TransportError: the login has failed.
+
+        OpenID Connect Core 1.0, sections 3.1.3.3 and 3.1.3.7.
+        """
+        return await redeem(self._endpoint(transaction.client), code, transaction)
+
+    def session_bytes(self, token: UserToken, *, client: str = "default") -> bytes:
+        """Return what a new session starts with: the token of the login, or nothing when another store keeps it."""
+        return session_bytes(token, client=client) if isinstance(self.store, SessionUserTokenStore) else b""
+
+    async def store_login(self, user: User, token: UserToken, *, client: str = "default") -> None:
+        """Hand the token of a login to the application's own store; the session's has it from the start."""
+        if not isinstance(self.store, SessionUserTokenStore):
+            await self.store.store_token(user, token, UserTokenRequestParameters(client=client), replaces=None)
+
+    async def revoke(self, user: User) -> None:
+        """
+        Revoke the user's refresh tokens, as a logout does. Never raises for what a store or a provider does wrong.
+
+        Access tokens are left to expire; many authorization servers end them together with the grant (RFC 7009 2.1).
+        """
+        for name, endpoint in self._endpoints.items():
+            try:
+                token = await self.store.get_token(user, UserTokenRequestParameters(client=name))
+            except CoatcheckError as error:
+                _log.warning("the refresh token of a session that ends cannot be read, and is not revoked: %s", error)
+                continue
+            if token is not None and token.refresh_token is not None:
+                await revoke_quietly(endpoint, token.refresh_token)
+
+    def auth(
+        self,
+        *,
+        token: Literal["client", "user"] = "client",
+        user: User | None = None,
+        scope: str | None = None,
+        resource: tuple[str, ...] = (),
+        client: str = "default",
+    ) -> TokenAuth:
+        """
+        Return an `auth=` for `httpx2.AsyncClient` that attaches a token and renews it after a 401.
+
+        Give it to clients that call one API only: it puts the token on every request of that client.
+
+        Raises:
+            ConfigurationError: `token="user"` without a user.
+        """
+        from coatcheck.tokens.auth import TokenAuth
+
+        if token == "client":
+            return TokenAuth(partial(self.client_token, client=client, scope=scope, resource=resource))
+        if user is None:
+            raise ConfigurationError("token='user' needs to know which: give user=...", path="user")
+        parameters = UserTokenRequestParameters(client=client, scope=scope, resource=resource)
+        forced = replace(parameters, force_renewal=True)
+
+        async def user_token(*, force_renewal: bool = False) -> UserToken:
+            return await self.user_token(user, forced if force_renewal else parameters)
+
+        return TokenAuth(user_token)
+
+    def _endpoint(self, client: str) -> TokenEndpoint:
+        try:
+            return self._endpoints[client]
+        except KeyError:
+            raise ConfigurationError(
+                f"there is no client registration named {client!r}: expected one of {', '.join(self.clients)}",
+                path="client",
+            ) from None

@@ -1,0 +1,272 @@
+"""One renewal from its beginning to its end: look again, send, check, write, and only then hand out."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from coatcheck.clock import Clock
+from coatcheck.errors import (
+    CoatcheckError,
+    InvalidGrant,
+    LoginRequired,
+    SessionGone,
+    StaleToken,
+    StoreUnavailable,
+)
+from coatcheck.oauth.token import TokenSet
+from coatcheck.telemetry import token_requests
+from coatcheck.tokens.endpoint import TokenEndpoint
+from coatcheck.tokens.freshness import TokenState
+from coatcheck.tokens.memory import ExpiringMemory
+from coatcheck.tokens.refreshed_id_token import OtherSubject, id_token_to_keep
+from coatcheck.tokens.revocation import revoke_quietly
+from coatcheck.tokens.store import UserTokenStore
+from coatcheck.tokens.values import User, UserToken, UserTokenRequestParameters
+from coatcheck.tokens.verdicts import Verdict, VerdictKind, ended, judge, no_refresh_token, store_unavailable
+
+Checkpoints = Callable[[str], Awaitable[None]]
+"""Awaited at named places of a renewal, so that tests can stop there. In production it does nothing."""
+
+_STRAGGLERS = 60.0
+"""Seconds for which requests with an old session cookie are still answered without sending its refresh token again."""
+_UNWRITTEN = 600.0
+"""Seconds for which tokens that could not be written are kept for the next attempt."""
+_WRITE_PAUSES = (0.05, 0.2, 0.75)
+
+
+async def no_checkpoint(name: str) -> None:
+    """Pass every checkpoint."""
+
+
+class RenewalLease(Protocol):
+    """Lets one holder at a time renew a grant. It is taken before the store is read again."""
+
+    def hold(self, grant: bytes) -> AbstractAsyncContextManager[None]:
+        """Wait for the lease on *grant* and give it back at the end of the block."""
+        ...
+
+
+class LocalLease:
+    """No lease beyond this event loop, where there is one flight per grant anyway."""
+
+    def hold(self, grant: bytes) -> AbstractAsyncContextManager[None]:
+        """Return at once."""
+        return nullcontext()
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """
+    A flight ended with *token*, the access token that *parameters* mean.
+
+    *sent* says that it is the answer to a request of this flight; otherwise it was found, and may be old.
+    """
+
+    parameters: UserTokenRequestParameters
+    token: UserToken
+    sent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """
+    A flight for the access token that *parameters* mean ended with a *verdict*.
+
+    *personal* says that it is about the session for which the flight started, not about the grant.
+    """
+
+    parameters: UserTokenRequestParameters
+    verdict: Verdict
+    personal: bool = False
+
+
+Outcome: TypeAlias = Renewed | Refused
+
+
+class Renewer:
+    """Renews one grant once. Who waits for it, and how long, is the coordinator's business."""
+
+    def __init__(
+        self,
+        store: UserTokenStore,
+        *,
+        clock: Clock,
+        lease: RenewalLease,
+        checkpoints: Checkpoints,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._lease = lease
+        self._checkpoint = checkpoints
+        self._pause = pause
+        self._hash_key = secrets.token_bytes(32)
+        self._successors: ExpiringMemory[bytes, Renewed] = ExpiringMemory(1024)
+
+    def grant_key(self, client: str, refresh_token: str) -> bytes:
+        """Name a grant by what renews it, without keeping that anywhere."""
+        return hashlib.blake2b(f"{client}\0{refresh_token}".encode(), digest_size=32, key=self._hash_key).digest()
+
+    async def renew(
+        self, user: User, parameters: UserTokenRequestParameters, seen: UserToken, *, endpoint: TokenEndpoint
+    ) -> Outcome:
+        """
+        Renew the token that a caller has *seen*, unless somebody did so already. Failures are returned, not raised.
+
+        When the stored refresh token is another one than *seen* has, nothing is sent: that is another grant key, and
+        may have a holder of its own.
+        """
+        grant = self.grant_key(parameters.client, seen.refresh_token or "")
+        try:
+            async with self._lease.hold(grant):
+                current = await self.stored(user, parameters)
+                if current.refresh_token != seen.refresh_token or self._is_newer(current, seen, parameters):
+                    return Renewed(parameters, current)
+                successor = self._successor(grant, current, parameters)
+                if successor is not None:
+                    return await self._write(user, current, successor, grant, endpoint)
+                return await self._send(user, parameters, current, grant, endpoint)
+        except LoginRequired as error:
+            return Refused(parameters, Verdict(VerdictKind.ENDED, str(error), code=error.code), personal=True)
+        except StoreUnavailable as error:
+            return Refused(parameters, store_unavailable(error))
+
+    async def stored(self, user: User, parameters: UserTokenRequestParameters) -> UserToken:
+        """Read what is stored now, even if the session was opened long ago."""
+        try:
+            if user.session is not None:
+                await user.session.tokens(reload=True)
+            token = await self._store.get_token(user, parameters)
+        except SessionGone as error:
+            raise LoginRequired("the session ended meanwhile", code="session_ended") from error
+        if token is None:
+            raise LoginRequired("no token is stored for this user any more", code="login_required")
+        return token
+
+    def _is_newer(self, current: UserToken, seen: UserToken, parameters: UserTokenRequestParameters) -> bool:
+        if current.state(self._clock.time()) is not TokenState.FRESH:
+            return False
+        return not parameters.force_renewal or current.access_token != seen.access_token
+
+    def _successor(self, grant: bytes, current: UserToken, parameters: UserTokenRequestParameters) -> Renewed | None:
+        """Return what this refresh token was renewed to already, if it must not, or need not, be sent again."""
+        known = self._successors.get(grant, now=self._clock.monotonic())
+        if known is None:
+            return None
+        if known.token.refresh_token != current.refresh_token:
+            return known
+        if known.parameters.slot == parameters.slot and self._is_newer(known.token, current, parameters):
+            return known if known.token.issued_at >= current.issued_at else None
+        return None
+
+    async def _send(
+        self,
+        user: User,
+        parameters: UserTokenRequestParameters,
+        current: UserToken,
+        grant: bytes,
+        endpoint: TokenEndpoint,
+    ) -> Outcome:
+        if current.refresh_token is None:
+            return Refused(parameters, no_refresh_token(parameters.client))
+        await self._checkpoint("renewal.before_send")
+        try:
+            answer = await endpoint.refresh(
+                current.refresh_token,
+                scope=parameters.scope,
+                resource=parameters.resource or endpoint.client.resource,
+                extra=parameters.form_parameters,
+                assertion=parameters.client_assertion,
+                context=parameters.context,
+            )
+        except CoatcheckError as error:
+            token_requests.add(1, {"grant": "refresh_token", "outcome": type(error).__name__})
+            return await self._refused(user, parameters, current, error, endpoint)
+        token_requests.add(1, {"grant": "refresh_token", "outcome": "ok"})
+        await self._checkpoint("renewal.answered")
+        try:
+            id_token = await id_token_to_keep(answer, current, user, endpoint.server)
+        except OtherSubject as error:
+            await self._store.clear_token(user, parameters)
+            await self._discard(answer.refresh_token, current, endpoint)
+            return Refused(parameters, ended(str(error)))
+        renewed = Renewed(parameters, _renewed(current, answer, id_token), sent=True)
+        return await self._write(user, current, renewed, grant, endpoint)
+
+    async def _refused(
+        self,
+        user: User,
+        parameters: UserTokenRequestParameters,
+        current: UserToken,
+        error: CoatcheckError,
+        endpoint: TokenEndpoint,
+    ) -> Outcome:
+        if isinstance(error, InvalidGrant):
+            # Somebody else may have used the refresh token before us, and written what it was renewed to.
+            latest = await self.stored(user, parameters)
+            if latest.refresh_token != current.refresh_token:
+                return Renewed(parameters, latest)
+            await self._store.clear_token(user, parameters)
+        return Refused(parameters, judge(error, issuer=endpoint.client.issuer))
+
+    async def _write(
+        self, user: User, current: UserToken, renewed: Renewed, grant: bytes, endpoint: TokenEndpoint
+    ) -> Outcome:
+        """Write before use: nobody gets a token that is not stored."""
+        token, parameters = renewed.token, renewed.parameters
+        inline = user.session is not None and user.session.renews_inline
+        self._remember(grant, renewed, _STRAGGLERS if inline else _UNWRITTEN)
+        await self._checkpoint("renewal.before_write")
+        try:
+            await self._store_patiently(user, token, parameters, replaces=current)
+        except StaleToken:
+            # Somebody else's renewal won; what it wrote is newer than what we hold.
+            self._successors.forget(grant)
+            return Renewed(parameters, await self.stored(user, parameters))
+        except (SessionGone, LoginRequired):
+            self._successors.forget(grant)
+            await self._discard(token.refresh_token, current, endpoint)
+            return Refused(parameters, ended("the session ended while its token was renewed"), personal=True)
+        await self._checkpoint("renewal.written")
+        if not inline:
+            self._successors.forget(grant)
+        return renewed
+
+    def _remember(self, grant: bytes, renewed: Renewed, seconds: float) -> None:
+        now = self._clock.monotonic()
+        self._successors.put(grant, renewed, now=now, until=now + seconds)
+
+    async def _store_patiently(
+        self, user: User, token: UserToken, parameters: UserTokenRequestParameters, *, replaces: UserToken
+    ) -> None:
+        for pause in _WRITE_PAUSES:
+            try:
+                return await self._store.store_token(user, token, parameters, replaces=replaces)
+            except StoreUnavailable:
+                await self._pause(pause)
+        await self._store.store_token(user, token, parameters, replaces=replaces)
+
+    async def _discard(self, refresh_token: str | None, current: UserToken, endpoint: TokenEndpoint) -> None:
+        """Revoke a new refresh token that nobody will use. The old one is the authorization server's to retire."""
+        if refresh_token is not None and refresh_token != current.refresh_token:
+            await revoke_quietly(endpoint, refresh_token)
+
+
+def _renewed(current: UserToken, answer: TokenSet, id_token: str | None) -> UserToken:
+    """Put the answer in the place of *current*; what it does not mention stays (RFC 6749 section 6)."""
+    return UserToken(
+        access_token=answer.access_token,
+        token_type=answer.token_type,
+        issued_at=answer.requested_at,
+        expires_at=answer.expires_at,
+        scope=answer.scope or current.scope,
+        refresh_token=answer.refresh_token or current.refresh_token,
+        id_token=id_token,
+        dpop_key=current.dpop_key,
+    )

@@ -1,0 +1,194 @@
+"""Where users' tokens are kept: the protocol, and the default that keeps them in the session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from coatcheck.codec import DecodeError, decoder, encode
+from coatcheck.errors import LoginRequired, SessionGone, StaleToken, StaleVersion, StoreUnavailable
+from coatcheck.sessions.sessions import SessionHandle
+from coatcheck.tokens.values import User, UserToken, UserTokenRequestParameters
+
+_FORMAT = b"\x01"
+"""The first byte of what is stored. A later format begins with another byte."""
+
+_WRITE_ATTEMPTS = 5
+
+
+class UserTokenStore(Protocol):
+    """
+    Keeps one token per user and client registration, or more finely. Try yours with `coatcheck.testing.token_stores`.
+
+    A store must be atomic where it says so; everything else, above all renewing only once, is done for it. Every method
+    may raise `StoreUnavailable`.
+    """
+
+    async def get_token(self, user: User, parameters: UserTokenRequestParameters) -> UserToken | None:
+        """
+        Return the token as the last finished write left it, expired or not; None when there is none.
+
+        A store that keeps tokens per scope or resource, and has none for these *parameters* yet, returns
+        `UserToken.from_refresh_token(...)` if it knows the registration's refresh token.
+        """
+        ...
+
+    async def store_token(
+        self, user: User, token: UserToken, parameters: UserTokenRequestParameters, *, replaces: UserToken | None
+    ) -> None:
+        """
+        Store *token* only if *replaces* is still what is stored, in one atomic step; else raise `StaleToken`.
+
+        Compare `access_token` and `refresh_token`. None is a login: it replaces whatever an earlier login left. When
+        what *replaces* names was deleted meanwhile, it stays deleted: raise `SessionGone` (or `StaleToken`).
+        """
+        ...
+
+    async def clear_token(self, user: User, parameters: UserTokenRequestParameters) -> None:
+        """Forget every token of the user and `parameters.client`: the grant is over. Not an error if there is none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """One access token."""
+
+    access_token: str = field(repr=False)
+    token_type: str
+    issued_at: float
+    expires_at: float | None
+    scope: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Grant:
+    """What the access tokens of one client registration share, and those tokens by slot."""
+
+    refresh_token: str | None = field(default=None, repr=False)
+    id_token: str | None = field(default=None, repr=False)
+    dpop_key: str | None = field(default=None, repr=False)
+    slots: dict[str, _Slot] = field(default_factory=dict, repr=False)
+    ended: bool = False
+
+    def token(self, slot_name: str) -> UserToken | None:
+        slot = self.slots.get(slot_name)
+        if slot is not None:
+            return UserToken(
+                access_token=slot.access_token,
+                token_type=slot.token_type,
+                issued_at=slot.issued_at,
+                expires_at=slot.expires_at,
+                scope=slot.scope,
+                refresh_token=self.refresh_token,
+                id_token=self.id_token,
+                dpop_key=self.dpop_key,
+            )
+        if self.refresh_token is None:
+            return None
+        return UserToken.from_refresh_token(self.refresh_token, id_token=self.id_token, dpop_key=self.dpop_key)
+
+    def with_token(self, slot_name: str, token: UserToken) -> _Grant:
+        slot = _Slot(token.access_token, token.token_type, token.issued_at, token.expires_at, token.scope)
+        slots = {**self.slots, slot_name: slot} if token.access_token else self.slots
+        return _Grant(token.refresh_token, token.id_token, token.dpop_key, slots)
+
+
+_Grants = dict[str, _Grant]
+"""By the name of the client registration."""
+
+_decode_grants = decoder(_Grants).decode
+
+
+class SessionUserTokenStore:
+    """
+    The default: tokens live in the user's session, sealed with it, and end with it.
+
+    There is one access token for each registration, scope, resource and set of form parameters; those of one
+    registration share its refresh token, its id_token and its DPoP key.
+    """
+
+    async def get_token(self, user: User, parameters: UserTokenRequestParameters) -> UserToken | None:
+        """See `UserTokenStore.get_token`; as it was when the request began."""
+        data, _ = await _handle(user).tokens()
+        return _token(_read(data), parameters)
+
+    async def store_token(
+        self, user: User, token: UserToken, parameters: UserTokenRequestParameters, *, replaces: UserToken | None
+    ) -> None:
+        """See `UserTokenStore.store_token`. Raises `SessionGone` when the session was ended meanwhile."""
+        handle = _handle(user)
+        for attempt in range(_WRITE_ATTEMPTS):
+            data, version = await handle.tokens(reload=attempt > 0)
+            grants = _read(data)
+            if replaces is not None and not _same(_token(grants, parameters), replaces):
+                if attempt == 0:
+                    continue  # compared with a copy from the beginning of the request
+                raise StaleToken("another token is stored than the one to be replaced")
+            grant = grants.get(parameters.client) if replaces is not None else None
+            grants[parameters.client] = (grant or _Grant()).with_token(parameters.slot, token)
+            try:
+                return await handle.replace_tokens(_written(grants), version=version)
+            except StaleVersion:
+                continue  # another slot or registration was written; look again whether this one was
+        raise StoreUnavailable(f"the tokens of the session were changed {_WRITE_ATTEMPTS} times while writing them")
+
+    async def clear_token(self, user: User, parameters: UserTokenRequestParameters) -> None:
+        """See `UserTokenStore.clear_token`. The session remembers that this grant has ended."""
+        handle = _handle(user)
+        for attempt in range(_WRITE_ATTEMPTS):
+            try:
+                data, version = await handle.tokens(reload=attempt > 0)
+                grants = _read(data)
+                grants[parameters.client] = _Grant(ended=True)
+                return await handle.replace_tokens(_written(grants), version=version)
+            except StaleVersion:
+                continue
+            except SessionGone:
+                return
+        raise StoreUnavailable(f"the tokens of the session were changed {_WRITE_ATTEMPTS} times while clearing them")
+
+
+def session_bytes(token: UserToken, *, client: str = "default") -> bytes:
+    """Return what a new session starts with when *token* came with the login."""
+    return _written({client: _Grant().with_token("", token)})
+
+
+def _handle(user: User) -> SessionHandle:
+    if user.session is None:
+        raise LoginRequired("this user has no session, and tokens are kept in sessions: give Tokens a store")
+    return user.session
+
+
+def _token(grants: _Grants, parameters: UserTokenRequestParameters) -> UserToken | None:
+    grant = grants.get(parameters.client)
+    if grant is None:
+        return None
+    if grant.ended:
+        raise LoginRequired("the authorization server has ended the grant of this session", code="session_ended")
+    return grant.token(parameters.slot)
+
+
+def _same(stored: UserToken | None, replaces: UserToken) -> bool:
+    return (
+        stored is not None
+        and stored.access_token == replaces.access_token
+        and stored.refresh_token == replaces.refresh_token
+    )
+
+
+def _written(grants: _Grants) -> bytes:
+    return _FORMAT + encode(grants)
+
+
+def _read(data: bytes) -> _Grants:
+    if not data:
+        return {}
+    if data[:1] != _FORMAT:
+        raise StoreUnavailable(
+            f"the tokens of this session are in format {data[0]}, written by a newer coatcheck: "
+            "finish the update, or let the sessions run out"
+        )
+    try:
+        return _decode_grants(data[1:])
+    except DecodeError as error:
+        raise StoreUnavailable("the tokens of this session cannot be read") from error

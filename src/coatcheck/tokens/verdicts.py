@@ -1,0 +1,105 @@
+"""What a failed token request means for the user: over, ask them, fix the configuration, or try again later."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+
+from coatcheck.errors import (
+    CoatcheckError,
+    ConfigurationError,
+    InvalidGrant,
+    LoginRequired,
+    OAuthError,
+    StoreUnavailable,
+    TokenUnavailable,
+    TransportError,
+)
+
+
+class VerdictKind(Enum):
+    """The four reactions. Only the first ends a session."""
+
+    ENDED = "ended"
+    NEEDS_USER = "needs_user"
+    MISCONFIGURED = "misconfigured"
+    TRANSIENT = "transient"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A judged failure, as a value: every waiter gets an exception of its own from `error()`."""
+
+    kind: VerdictKind
+    message: str
+    code: str = ""
+    retry_after: timedelta | None = None
+
+    def error(self) -> CoatcheckError:
+        """Make the exception that tells a caller what to do."""
+        if self.kind in (VerdictKind.ENDED, VerdictKind.NEEDS_USER):
+            return LoginRequired(self.message, code=self.code)
+        if self.code == "store_unavailable":
+            return StoreUnavailable(self.message)
+        return TokenUnavailable(self.message, retry_after=self.retry_after)
+
+
+_NEEDS_USER = frozenset({"interaction_required", "login_required", "consent_required", "account_selection_required"})
+
+_REMEDIES = {
+    "invalid_client": "check client_id, client_secret and client_auth",
+    "unauthorized_client": "allow this grant type for the client at the authorization server",
+    "unsupported_grant_type": "allow this grant type for the client at the authorization server",
+    "invalid_scope": "ask for a scope that the client may have",
+    "invalid_target": "ask for a resource or audience that the client may have",
+    "invalid_request": "compare the parameters that were sent with what the authorization server documents",
+    "invalid_dpop_proof": "compare the clocks of both machines",
+}
+
+
+def ended(message: str) -> Verdict:
+    """The grant is over; nothing but a new login helps."""
+    return Verdict(VerdictKind.ENDED, message, code="session_ended")
+
+
+def no_refresh_token(client: str) -> Verdict:
+    """The access token is spent and there is nothing to renew it with."""
+    return Verdict(
+        VerdictKind.NEEDS_USER,
+        f"the access token (registration {client!r}) has expired and the login brought no refresh token: "
+        "ask for the scope offline_access, or for what the authorization server wants instead",
+        code="token_expired_no_refresh_token",
+    )
+
+
+def judge(error: CoatcheckError, *, issuer: str) -> Verdict:
+    """
+    Say what a failed token request means. Only `invalid_grant` ends anything; what is unknown is transient.
+
+    RFC 6749 section 5.2, OpenID Connect Core 1.0 section 3.1.2.6.
+    """
+    match error:
+        case InvalidGrant():
+            return ended(f"{issuer} says that the grant is over: {error}")
+        case OAuthError(error=code) if code in _NEEDS_USER:
+            return Verdict(VerdictKind.NEEDS_USER, f"{issuer} wants to see the user: {error}", code="login_required")
+        case OAuthError(error=code, retry_after=retry_after) if code in _REMEDIES:
+            return Verdict(
+                VerdictKind.MISCONFIGURED,
+                f"{issuer} refused the token request: {error}; {_REMEDIES[code]}",
+                retry_after=retry_after,
+            )
+        case ConfigurationError():
+            return Verdict(VerdictKind.MISCONFIGURED, f"no token request to {issuer} can be made: {error}")
+        case OAuthError(retry_after=retry_after) | TransportError(retry_after=retry_after):
+            return Verdict(
+                VerdictKind.TRANSIENT, f"{issuer} gave no token: {error}; try again later", retry_after=retry_after
+            )
+        case _:
+            return Verdict(VerdictKind.TRANSIENT, f"{issuer} gave no usable token: {error}; try again later")
+
+
+def store_unavailable(error: StoreUnavailable) -> Verdict:
+    """The tokens cannot be read or written: nobody knows anything about the session."""
+    return Verdict(VerdictKind.TRANSIENT, str(error), code="store_unavailable")
