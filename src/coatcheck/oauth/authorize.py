@@ -166,12 +166,13 @@ def authorization_url(
         "response_type": "code",
         "client_id": client.client_id,
         "redirect_uri": transaction.redirect_uri,
-        "scope": transaction.scope,
         "state": transaction.state,
         "nonce": transaction.nonce,
         "code_challenge": code_challenge(transaction.code_verifier),
         "code_challenge_method": "S256",
     }
+    if transaction.scope:
+        parameters["scope"] = transaction.scope
     if transaction.max_age is not None:
         parameters["max_age"] = str(transaction.max_age)
     if response_mode is not None:
@@ -258,7 +259,7 @@ def _once_each(query: Sequence[tuple[str, str]]) -> Mapping[str, str]:
 def _check_state(received: str | None, expected: str) -> None:
     if not received:
         raise InvalidAuthorizationResponse("the answer carries no state (RFC 6749 10.12)")
-    if not hmac.compare_digest(received.encode(), expected.encode()):
+    if not hmac.compare_digest(received.encode("utf-8", "surrogatepass"), expected.encode()):
         raise InvalidAuthorizationResponse("the answer's state belongs to another login (RFC 6749 10.12)")
 
 

@@ -10,13 +10,11 @@ from typing import Final, Literal, get_args
 
 from coatcheck.errors import ConfigurationError
 from coatcheck.oauth.client_assertion import PrivateKeyJWT
+from coatcheck.oauth.jwt import SIGNATURE_ALGORITHMS
 from coatcheck.oauth.url import check_url
 
 ClientAuthMethod = Literal["client_secret_basic", "client_secret_post", "private_key_jwt", "none"]
 
-ID_TOKEN_ALGORITHMS: Final = frozenset(
-    {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"}
-)
 ENDPOINTS: Final = (
     "authorization_endpoint",
     "token_endpoint",
@@ -74,6 +72,7 @@ PROTECTED_TOKEN_PARAMS: Final[Mapping[str, str]] = {
     "resource": "use resource",
 }
 
+_ABSOLUTE_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[\x21\x22\x24-\x7e]+")
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+( [\x21\x23-\x5b\x5d-\x7e]+)*")
 
 
@@ -103,13 +102,13 @@ class Client:
     scope: str = "openid profile offline_access"
     resource: tuple[str, ...] = ()
     """Resource indicators (RFC 8707): absolute URIs."""
-    authorization_params: Mapping[str, str] = field(default_factory=dict)
+    authorization_params: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Further parameters of the authorization request: `audience` (Auth0), `access_type` and `prompt` (Google)."""
-    token_params: Mapping[str, str] = field(default_factory=dict)
+    token_params: Mapping[str, str] = field(default_factory=dict, hash=False, repr=False)
     """Further parameters of every token request. A parameter that the grant itself carries wins."""
-    endpoints: Mapping[str, str] = field(default_factory=dict)
+    endpoints: Mapping[str, str] = field(default_factory=dict, hash=False)
     """URLs that replace or complete those of the metadata, by name: `end_session_endpoint` (Cognito)."""
-    logout_parameter_names: Mapping[str, str] = field(default_factory=dict)
+    logout_parameter_names: Mapping[str, str] = field(default_factory=dict, hash=False)
     """
     For end-session endpoints that do not speak OpenID Connect RP-Initiated Logout: which of its parameters to send, and
     under which name. Those not listed are not sent. Cognito wants
@@ -159,8 +158,7 @@ def check_scope(scope: str, *, path: str) -> None:
 def check_resource(resource: Iterable[str], *, path: str) -> None:
     """Raise ConfigurationError unless every *resource* is an absolute URI without a fragment (RFC 8707 2)."""
     for uri in resource:
-        scheme, colon, rest = uri.partition(":")
-        if not (scheme.isascii() and scheme.isalnum() and colon and rest) or "#" in uri or not uri.isprintable():
+        if not _ABSOLUTE_URI.fullmatch(uri):
             raise ConfigurationError(f"{uri!r} is not an absolute URI without fragment", path=path)
 
 
@@ -250,8 +248,8 @@ def _check_algorithms(algorithms: tuple[str, ...]) -> None:
     if not algorithms:
         raise ConfigurationError("expected at least one algorithm", path="id_token_signed_response_alg")
     for alg in algorithms:
-        if alg not in ID_TOKEN_ALGORITHMS:
+        if alg not in SIGNATURE_ALGORITHMS:
             raise ConfigurationError(
-                f"{alg!r} cannot be accepted: expected some of {', '.join(sorted(ID_TOKEN_ALGORITHMS))}",
+                f"{alg!r} cannot be accepted: expected some of {', '.join(sorted(SIGNATURE_ALGORITHMS))}",
                 path="id_token_signed_response_alg",
             )

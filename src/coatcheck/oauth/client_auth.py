@@ -39,10 +39,13 @@ def authenticate(
     Authenticate one request, by exactly one method. An *assertion* that was supplied goes before everything else.
 
     Raises:
-        ConfigurationError: the chosen method lacks what it needs.
+        ConfigurationError: the chosen method lacks what it needs, or *metadata* is another server's.
 
     RFC 6749 section 2.3, RFC 7521 section 4.2.
     """
+    if metadata.issuer != client.issuer:
+        # Our secret for one server must never reach another, however requests got crossed (a mix-up).
+        raise ConfigurationError(f"client {client.client_id!r} is of {client.issuer!r}, not of {metadata.issuer!r}")
     if assertion is not None:
         return _by_assertion(client, assertion)
     match choose_method(client, metadata):

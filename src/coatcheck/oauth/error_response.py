@@ -15,8 +15,7 @@ MAX_RETRY_AFTER = timedelta(seconds=60)
 
 _TRANSIENT = frozenset({408, 425, 429})
 _ERROR_CODE = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]{1,100}")
-_NOT_PRINTABLE = re.compile(r"[^\x20-\x7e]+")
-_LOOKS_SECRET = re.compile(r"[\w.~+/=-]{40,}")
+_LOOKS_SECRET = re.compile(r"[A-Za-z0-9_.~+/=-]{40,}")
 
 
 def raise_for_error(response: Response, *, endpoint: str) -> None:
@@ -86,7 +85,7 @@ def readable(description: Any) -> str | None:
     """
     if not isinstance(description, str) or not description:
         return None
-    one_line = _NOT_PRINTABLE.sub(" ", description[:2000])
+    one_line = "".join(character if character.isprintable() else " " for character in description[:2000])
     return _LOOKS_SECRET.sub("[...]", one_line)[:500].strip() or None
 
 

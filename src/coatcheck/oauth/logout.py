@@ -13,8 +13,8 @@ from coatcheck.oauth.error_response import raise_for_error
 from coatcheck.oauth.messages import Request, Response, form_request
 from coatcheck.oauth.metadata import Metadata
 
-MAX_ID_TOKEN_HINT = 2000
-"""Characters. With a longer id_token the URL would not pass proxies that stop at 4 or 8 KB (414)."""
+MAX_ID_TOKEN_HINT = 3500
+"""Characters. A URL beyond 4 KB does not pass every server and proxy (414 URI Too Long)."""
 
 
 def end_session_url(
@@ -29,7 +29,7 @@ def end_session_url(
     """
     Build the URL that logs the user out at the authorization server, or None when it has no such endpoint.
 
-    An id_token longer than 2000 characters is left out: `client_id` says who asks, *logout_hint* who leaves.
+    An id_token longer than 3500 characters is left out: `client_id` says who asks, *logout_hint* who leaves.
     `Client.logout_parameter_names` serves servers with names of their own; those may not return *state*.
 
     OpenID Connect RP-Initiated Logout 1.0, section 2.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import re
-import sys
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal
@@ -19,6 +17,7 @@ MAX_LIFETIME = timedelta(hours=24)
 
 _TOKEN_TYPES: dict[str, Literal["Bearer", "DPoP"]] = {"bearer": "Bearer", "dpop": "DPoP"}
 _HEADER_SAFE = re.compile(r"[\x21-\x7e]+")
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,12 +142,8 @@ def _expires_at(expires_in: Any, requested_at: float) -> float | None:
 
 
 def _seconds(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return 0.0
-    if isinstance(value, int):
-        return float(min(value, sys.maxsize)) if value > 0 else 0.0  # it may have hundreds of digits
-    try:
-        seconds = float(value)
-    except ValueError:
-        return 0.0
-    return 0.0 if math.isnan(seconds) else seconds
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    return 0.0
