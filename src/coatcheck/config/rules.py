@@ -1,0 +1,168 @@
+"""What a file means as a whole, and what its tables must not say to one another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from coatcheck.bff.paths import RouteTable
+from coatcheck.bff.public_url import PublicURL
+from coatcheck.config.explain import prefixed
+from coatcheck.config.words import APIWords, FrontendWords, ServerWords, SessionsWords
+from coatcheck.errors import ConfigurationError
+from coatcheck.oauth.client import Client
+from coatcheck.oauth.url import check_url
+from coatcheck.tokens.values import TokenType
+
+RESERVED_PATHS = ("/bff", "/healthz", "/readyz")
+"""The gateway answers these itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayConfig:
+    """A file that has passed all checks that need no network. Secrets are in here, and stay out of `repr`."""
+
+    folder: Path
+    """Where the file is: relative paths in it, and `.coatcheck` of development mode, start here."""
+    public_url: PublicURL
+    keys: tuple[str, ...] | None = field(repr=False)
+    server: ServerWords
+    clients: Mapping[str, Client]
+    """The registrations by name; `default` is the one that people log in with."""
+    sessions: SessionsWords
+    apis: tuple[APIWords, ...]
+    frontend: FrontendWords | None
+
+    @property
+    def development(self) -> bool:
+        """`public_url` and the address we listen on are loopback, and no trusted proxy is named."""
+        return self.public_url.loopback
+
+
+def problems_between(config: GatewayConfig) -> Iterator[ConfigurationError]:
+    """Find what no table shows by itself: one error per table."""
+    for check in (_check_development, _check_sessions, _check_workers, _check_frontend):
+        try:
+            check(config)
+        except ConfigurationError as error:
+            yield error
+    routes: RouteTable[None] = RouteTable()
+    for position, api in enumerate(config.apis):
+        try:
+            _check_api(api, routes, clients=config.clients)
+        except ConfigurationError as error:
+            yield prefixed(error, f"api[{position}]")
+
+
+def _check_development(config: GatewayConfig) -> None:
+    """What development mode allows must not be reachable from elsewhere; outside it, nothing is made up."""
+    if config.public_url.loopback:
+        remedy = "use a public_url that others can reach, or keep to loopback everywhere"
+        if not config.server.listen.loopback:
+            message = (
+                f"{config.server.listen} can be reached from other machines while public_url is loopback: {remedy}"
+            )
+            raise ConfigurationError(message, path="server.listen")
+        if config.server.trusted_proxies:
+            message = f"there is no proxy to trust while public_url is loopback: {remedy}"
+            raise ConfigurationError(message, path="server.trusted_proxies")
+    elif config.keys is None:
+        message = (
+            'is missing: run `coatcheck new-key`, keep the key as a secret, and add keys = [{ env = "COATCHECK_KEY" }]'
+        )
+        raise ConfigurationError(message, path="keys")
+
+
+def _check_sessions(config: GatewayConfig) -> None:
+    store = config.sessions.store
+    if store is None:
+        if not config.development:
+            message = 'is missing: add store = "sqlite:///var/lib/coatcheck/sessions.db", or store = "cookie"'
+            raise ConfigurationError(message, path="sessions.store")
+    elif store not in ("memory", "cookie") and not store.startswith("sqlite:"):
+        scheme = store.partition(":")[0]
+        known = 'use "sqlite:///path/to/sessions.db", "cookie" or "memory"'
+        planned = scheme in ("postgresql", "postgres", "redis", "rediss", "valkey")
+        message = (
+            f"this version has no store for {scheme} yet: {known}" if planned else f"unknown store {store!r}: {known}"
+        )
+        raise ConfigurationError(message, path="sessions.store")
+    if config.sessions.idle_timeout > config.sessions.lifetime:
+        message = f"{config.sessions.idle_timeout} is longer than lifetime, {config.sessions.lifetime}: shorten it"
+        raise ConfigurationError(message, path="sessions.idle_timeout")
+
+
+def _check_workers(config: GatewayConfig) -> None:
+    workers = config.server.workers
+    if not 1 <= workers <= 256:
+        raise ConfigurationError(f"expected a number from 1 to 256, not {workers}", path="server.workers")
+    if workers > 1 and config.sessions.store in ("memory", "cookie"):
+        message = (
+            f'{workers} workers share no memory, and store = "{config.sessions.store}" coordinates renewals in memory: '
+            'use store = "sqlite:///path/to/sessions.db", or one worker'
+        )
+        raise ConfigurationError(message, path="server.workers")
+
+
+def _check_frontend(config: GatewayConfig) -> None:
+    if config.frontend is None:
+        return
+    static = config.folder / config.frontend.static
+    if not static.is_dir():
+        message = f"there is no folder {static}: build the frontend, or correct the path"
+        raise ConfigurationError(message, path="frontend.static")
+    if not (static / config.frontend.fallback).is_file():
+        message = f"there is no file {static / config.frontend.fallback}: build the frontend, or correct the name"
+        raise ConfigurationError(message, path="frontend.fallback")
+
+
+def _check_api(api: APIWords, routes: RouteTable[None], *, clients: Mapping[str, Client]) -> None:
+    _check_path(api.path, routes)
+    _check_remote_url(api)
+    if api.client not in clients:
+        message = f'no registration is named "{api.client}": known are {", ".join(clients)}'
+        raise ConfigurationError(message, path="client")
+    if api.exchange is not None:
+        if api.token in (TokenType.CLIENT, TokenType.NONE):
+            message = f'there is no user\'s token to exchange with token = "{api.token}": use token = "user"'
+            raise ConfigurationError(message, path="exchange")
+        if api.retriever is not None:
+            raise ConfigurationError("a retriever of your own does the exchange itself: remove one", path="exchange")
+        if api.exchange.audience is None and not api.exchange.resource:
+            message = 'say for whom the token shall be: exchange = { audience = "..." }, or resource = ["..."]'
+            raise ConfigurationError(message, path="exchange")
+    if api.anonymous and api.token in (TokenType.USER, TokenType.NONE):
+        message = f'has no meaning with token = "{api.token}": use it with client, user_or_client or user_or_none'
+        raise ConfigurationError(message, path="anonymous")
+
+
+def _check_path(path: str, routes: RouteTable[None]) -> None:
+    if any(path == reserved or path.startswith(reserved + "/") for reserved in RESERVED_PATHS):
+        raise ConfigurationError(f"{path!r} is answered by the gateway itself: choose another path", path="path")
+    try:
+        routes.add(path, None)
+    except ConfigurationError as error:
+        raise ConfigurationError(str(error), path="path") from None
+
+
+def _check_remote_url(api: APIWords) -> None:
+    try:
+        check_url(api.url)
+    except ValueError as error:
+        secure = "https://" + api.url.removeprefix("http://")
+        if not (api.url.startswith("http://") and _is_url(secure)):
+            raise ConfigurationError(str(error), path="url") from None
+        if not api.insecure_http:
+            message = (
+                f"{api.url} would carry tokens in clear: use https, or add insecure_http = true if you accept that"
+            )
+            raise ConfigurationError(message, path="url") from None
+
+
+def _is_url(url: str) -> bool:
+    try:
+        check_url(url)
+    except ValueError:
+        return False
+    return True

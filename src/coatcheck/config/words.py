@@ -1,0 +1,126 @@
+"""
+The words of the gateway's file: one Struct per table, one field per key.
+
+Unknown keys are errors. What a later version will know has a sentence of its own in `LATER`, so that somebody who read
+about it elsewhere learns that it is not there yet.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from coatcheck.config.values import Duration, Listen, Network, Secret
+from coatcheck.tokens.values import TokenType
+
+
+class Words(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the file."""
+
+
+class ServerWords(Words, frozen=True, kw_only=True):
+    """`[server]`"""
+
+    listen: Listen = Listen("127.0.0.1", 8080)
+    workers: int = 1
+    trusted_proxies: tuple[Network, ...] = ()
+
+
+class PrivateKeyWords(Words, frozen=True, kw_only=True):
+    """`private_key = { file = "key.pem" }`: signs client assertions, with what `PrivateKeyJWT` takes beside the key."""
+
+    env: str | None = None
+    file: str | None = None
+    alg: str | None = None
+    kid: str | None = None
+    audience: str | None = None
+
+
+class ClientWords(Words, frozen=True, kw_only=True):
+    """`[client]` and `[clients.NAME]`: a registration at an authorization server."""
+
+    issuer: str
+    client_id: str
+    client_secret: Secret | None = None
+    private_key: PrivateKeyWords | None = None
+    client_auth: Literal["client_secret_basic", "client_secret_post", "private_key_jwt"] | None = None
+    scope: str | None = None
+    resource: tuple[str, ...] = ()
+    authorization_params: dict[str, str] = {}
+    token_params: dict[str, str] = {}
+    endpoints: dict[str, str] = {}
+    logout_parameter_names: dict[str, str] = {}
+    basic_encoding: Literal["form", "raw"] = "form"
+    id_token_signed_response_alg: tuple[str, ...] | None = None
+
+
+class SessionsWords(Words, frozen=True, kw_only=True):
+    """`[sessions]`"""
+
+    store: str | None = None
+    lifetime: Duration = Duration(hours=8)
+    idle_timeout: Duration = Duration(hours=1)
+
+
+class ExchangeWords(Words, frozen=True, kw_only=True):
+    """`exchange = { audience = "..." }`: send a token that was exchanged for the user's (RFC 8693)."""
+
+    audience: str | None = None
+    resource: tuple[str, ...] = ()
+    scope: str | None = None
+
+
+class APIWords(Words, frozen=True, kw_only=True):
+    """`[[api]]`: one remote API."""
+
+    path: str
+    url: str
+    token: TokenType = TokenType.USER
+    anonymous: bool = False
+    timeout: Duration = Duration(seconds=30)
+    scope: str | None = None
+    resource: tuple[str, ...] = ()
+    client: str = "default"
+    csrf: bool = True
+    exchange: ExchangeWords | None = None
+    retriever: str | None = None
+    insecure_http: bool = False
+
+
+class FrontendWords(Words, frozen=True, kw_only=True):
+    """`[frontend]`: the files of a single-page application."""
+
+    static: str
+    fallback: str = "index.html"
+
+
+class FileWords(Words, frozen=True, kw_only=True):
+    """The file as a whole."""
+
+    public_url: str
+    keys: tuple[Secret, ...] | None = None
+    server: ServerWords = ServerWords()
+    client: ClientWords
+    clients: dict[str, ClientWords] = {}
+    sessions: SessionsWords = SessionsWords()
+    api: tuple[APIWords, ...] = ()
+    frontend: FrontendWords | None = None
+
+
+LATER: dict[str, str] = {
+    "backchannel": "back-channel logout",
+    "certificate": "mutual TLS (tls_client_auth)",
+    "certificate_key": "mutual TLS (tls_client_auth)",
+    "coordination": "a coordination store of its own",
+    "dpop": "DPoP at the token endpoint",
+    "forward_auth": "forward authentication",
+    "frontchannel": "front-channel logout",
+    "frontends": "more than one frontend",
+    "par": "pushed authorization requests",
+    "rotation": "rotation profiles",
+    "silent_login": "silent login",
+    "upstream_certificate": "client certificates for remote APIs",
+    "websocket": "WebSocket",
+}
+"""Keys that no table has yet, and what they are about."""
