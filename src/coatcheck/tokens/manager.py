@@ -47,7 +47,8 @@ from coatcheck.tokens.verdicts import judge
 from coatcheck.transport import BACK_CHANNEL_HTTP_CLIENT, BackChannel, Send
 
 if TYPE_CHECKING:
-    from coatcheck.tokens.auth import HTTPClients, TokenAuth  # loads httpx2
+    from coatcheck.tokens.auth import HTTPClients as HTTPClients  # these load httpx2
+    from coatcheck.tokens.auth import TokenAuth
 
 _log = logging.getLogger("coatcheck")
 
