@@ -34,7 +34,7 @@ def decode_object(data: bytes, *, max_bytes: int = 1_000_000) -> dict[str, Any]:
     if len(data) > max_bytes:
         raise ValueError(f"the document is larger than {max_bytes} bytes")
     try:
-        value = json.loads(data, object_pairs_hook=_unique_members, parse_constant=_refuse_constant)
+        value = json.loads(data.decode(), object_pairs_hook=_unique_members, parse_constant=_refuse_constant)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
         raise ValueError("the document is not JSON") from None
     if not isinstance(value, dict):

@@ -24,7 +24,7 @@ MAX_AGE_AT_LOGIN = timedelta(minutes=10)
 LAST_DATE = 253_402_300_800.0
 """The year 10000: a later NumericDate is no date."""
 
-_TYPE = frozenset({None, "jwt", "application/jwt"})
+_TYPES = (None, "jwt", "application/jwt")
 
 
 def verify_id_token(
@@ -100,7 +100,7 @@ def check_refreshed_id_token(new_claims: Mapping[str, Any], original_claims: Map
 def _check_kind(jws: JWS, claims: Mapping[str, Any]) -> None:
     """Refuse other kinds of JWT that the same issuer signs with the same keys (RFC 8725 3.11, 3.12)."""
     typ = jws.header.get("typ")
-    if (typ.lower() if isinstance(typ, str) else typ) not in _TYPE:
+    if (typ.lower() if isinstance(typ, str) else typ) not in _TYPES:
         raise InvalidIDToken(f"a token of typ {str(typ)[:40]!r} is not an id_token (RFC 8725 3.11)")
     if "events" in claims:
         raise InvalidIDToken("a token with `events` is a security event, not an id_token (RFC 8417 2.2)")
