@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from coatcheck.bff.credentials import CallRefused, Credentials
+from coatcheck.bff.current import CurrentRequest, user_of
 from coatcheck.bff.forwarder import (
     Forwarder,
     RequestNotSendable,
@@ -32,10 +33,9 @@ from coatcheck.tokens.retrievers import AccessTokenRetrievalContext, AccessToken
 from coatcheck.tokens.values import DEFAULT_PARAMETERS, TokenType, UserTokenRequestParameters
 
 if TYPE_CHECKING:
-    from coatcheck.bff.current import CurrentRequest
     from coatcheck.bff.settings import Settings
     from coatcheck.sessions.sessions import SessionHandle
-    from coatcheck.tokens.manager import HTTPClients, Tokens
+    from coatcheck.tokens.manager import Tokens
 
 Scope = Mapping[str, Any]
 
@@ -72,7 +72,6 @@ class RemoteAPI:
         csrf: bool = True,
         timeout: timedelta = timedelta(seconds=30),
         insecure: bool = False,
-        http_clients: HTTPClients | None = None,
     ) -> None:
         self.path = path
         self.token = _token_type(token)
@@ -96,7 +95,6 @@ class RemoteAPI:
         self._tokens = tokens
         self._forwarder = forwarder
         self._settings = settings
-        self._http_clients: HTTPClients = http_clients if http_clients is not None else {}
         self._filter = RequestHeaderFilter(csrf_header=settings.csrf.header_name)
         origin = urlsplit(settings.public_url.origin)
         self._forwarded: RequestHeaders = [("x-forwarded-host", origin.netloc), ("x-forwarded-proto", origin.scheme)]
@@ -215,7 +213,7 @@ class RemoteAPI:
     ) -> AccessTokenResult:
         context = AccessTokenRetrievalContext(
             asgi=scope,
-            user=None if session is None else await current.user(),
+            user=None if session is None else user_of(session),
             session_id=None if session is None else session.session.id,
             token=self.token,
             anonymous=self.anonymous,
@@ -223,7 +221,7 @@ class RemoteAPI:
             path=rest,
             parameters=self.parameters,
             tokens=self._tokens,
-            http_clients=self._http_clients,
+            http_clients=self._tokens.http_clients,
         )
         return await self._credentials.retrieve(context)
 
