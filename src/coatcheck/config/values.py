@@ -78,9 +78,9 @@ class Network:
         except ValueError as error:
             raise ValueError(f'expected an address or a network such as "10.0.0.0/8": {error}') from None
 
-    def __contains__(self, address: str) -> bool:
+    def __contains__(self, address: object) -> bool:
         try:
-            return ipaddress.ip_address(address) in self._network
+            return ipaddress.ip_address(str(address)) in self._network
         except ValueError:
             return False
 
