@@ -31,14 +31,17 @@ class SingleFlight(Generic[K, V]):
 
     async def join(self, key: K, make: Callable[[], Coroutine[Any, Any, V]]) -> V:
         """Wait for the flight of *key*; when none is under way, `make()` becomes it."""
-        flight = self.start(key, make)
+        flight = self._flight(key, make)
         # Not `asyncio.shield`: with every waiter gone it reports the exception of the flight to the event loop's
         # handler from Python 3.13 on. `wait` never cancels what it waits for and says nothing.
         await asyncio.wait((flight,))
         return flight.result()
 
-    def start(self, key: K, make: Callable[[], Coroutine[Any, Any, V]]) -> asyncio.Task[V]:
+    def start(self, key: K, make: Callable[[], Coroutine[Any, Any, V]]) -> None:
         """Make sure that a flight of *key* is under way, without waiting for it."""
+        _ = self._flight(key, make)
+
+    def _flight(self, key: K, make: Callable[[], Coroutine[Any, Any, V]]) -> asyncio.Task[V]:
         loop = asyncio.get_running_loop()
         flight = self._flights.get((loop, key))
         if flight is None or flight.done():
