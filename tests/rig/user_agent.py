@@ -34,17 +34,25 @@ class UserAgent:
     """
     One browser profile with one tab. `page` is the document that is open.
 
-    *base_url* is what relative URLs are relative to, and the application that `login` leads home to.
+    *base_url* is what relative URLs are relative to, and the application that `login` leads home to. *transport* takes
+    the place of the network.
     """
 
-    def __init__(self, base_url: str = "", *, timeout: float = 30, verify: Any = True) -> None:
+    def __init__(
+        self,
+        base_url: str = "",
+        *,
+        timeout: float = 30,
+        verify: Any = True,
+        transport: httpx2.BaseTransport | None = None,
+    ) -> None:
         self.base_url = httpx2.URL(base_url)
         self.cookies = CookieJar()
         self.page: httpx2.URL | None = None
         self.history: list[httpx2.Response] = []
         """Every answer of the last navigation, redirects included."""
         self._timeout = timeout
-        self._transport = httpx2.HTTPTransport(verify=verify, trust_env=False)
+        self._transport = transport or httpx2.HTTPTransport(verify=verify, trust_env=False)
 
     def navigate(
         self, url: str, *, stop_at: str | None = None, headers: Mapping[str, str] | None = None

@@ -23,7 +23,7 @@ PRIVATE: Headers = (
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer. Awaiting it as an ASGI application sends it."""
+    """A whole answer. Awaiting it as an ASGI application sends it; a WebSocket handshake it refuses."""
 
     status: int
     headers: Headers = field(default=(), repr=False)
@@ -34,6 +34,9 @@ class Answer:
         return Answer(self.status, (*self.headers, *((b"set-cookie", value) for value in set_cookies)), self.body)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
         body = b"" if scope.get("method") == "HEAD" else self.body
         await send({"type": "http.response.start", "status": self.status, "headers": list(self.headers)})
         await send({"type": "http.response.body", "body": body})

@@ -75,6 +75,11 @@ def check_without_header(claims: Claims, rules: CSRFRules, *, method: str) -> Ve
     return None
 
 
+def check_websocket(claims: Claims, rules: CSRFRules) -> Verdict | None:
+    """Judge a WebSocket handshake, where browsers send no header of ours but always an `Origin` (RFC 6455 10.2)."""
+    return None if claims.origin == (rules.origin,) and claims.site in _OWN_SCRIPT else "cross_site"
+
+
 def navigation(claims: Claims, *, method: str) -> Literal["own", "foreign", "none"]:
     """
     Judge a request for a page: *own* (same-origin, or started by the user), *foreign* (another site's link), *none*.

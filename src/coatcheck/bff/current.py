@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Literal
+from urllib.parse import parse_qsl
 
 from coatcheck.bff import csrf
 from coatcheck.bff.problems import Problem, problem
-
-if TYPE_CHECKING:
-    from coatcheck.bff.settings import Settings
-    from coatcheck.sessions.cookie import Cookies
-    from coatcheck.sessions.sessions import SessionHandle, Sessions
-    from coatcheck.tokens.values import User
+from coatcheck.bff.settings import Settings
+from coatcheck.sessions.cookie import Cookies, parse_cookies
+from coatcheck.sessions.sessions import SessionHandle, Sessions
+from coatcheck.telemetry import trace_id
+from coatcheck.tokens.values import User
 
 SCOPE_KEY: Final = "coatcheck"
 """Where the ASGI scope carries the `CurrentRequest`."""
@@ -30,9 +30,11 @@ class CurrentRequest:
         "_checked",
         "_claims",
         "_cookies",
+        "_parameters",
         "_session",
         "_set_cookies",
         "_trace_id",
+        "is_page",
         "path",
         "scope",
         "sessions",
@@ -45,9 +47,12 @@ class CurrentRequest:
         """The path inside the application: canonical, and without the path of `public_url`."""
         self.settings = settings
         self.sessions = sessions
+        self.is_page = False
+        """Whether a page is being made for the user: then a login can begin by itself."""
         self._checked = False
         self._claims: csrf.Claims | None = None
         self._cookies: Cookies | None = None
+        self._parameters: tuple[tuple[str, str], ...] | None = None
         self._session: SessionHandle | _Unasked | None = _UNASKED
         self._set_cookies: list[bytes] = []
         self._trace_id: str | None = None
@@ -61,8 +66,6 @@ class CurrentRequest:
     def trace_id(self) -> str:
         """What the log line and the answer of this request have in common."""
         if self._trace_id is None:
-            from coatcheck.telemetry import trace_id
-
             self._trace_id = trace_id()
         return self._trace_id
 
@@ -77,18 +80,61 @@ class CurrentRequest:
     def cookies(self) -> Cookies:
         """The cookies of the request, by our own parser."""
         if self._cookies is None:
-            from coatcheck.sessions.cookie import parse_cookies
-
             self._cookies = parse_cookies(self.scope["headers"])
         return self._cookies
 
+    @property
+    def parameters(self) -> tuple[tuple[str, str], ...]:
+        """The parameters of the query, in order. A query with an absurd number of them counts as empty."""
+        if self._parameters is None:
+            text = bytes(self.scope["query_string"]).decode("ascii", "replace")
+            try:
+                self._parameters = tuple(parse_qsl(text, keep_blank_values=True, max_num_fields=100))
+            except ValueError:
+                self._parameters = ()
+        return self._parameters
+
+    def parameter(self, name: str) -> str | None:
+        """
+        Return the parameter *name*, or None if there is none.
+
+        Raises:
+            ValueError: it is there more than once; first or last, either would be a guess.
+        """
+        values = [value for parameter, value in self.parameters if parameter == name]
+        if len(values) > 1:
+            raise ValueError(f"the parameter {name} is there {len(values)} times")
+        return values[0] if values else None
+
+    def header(self, name: bytes) -> bytes | None:
+        """Return the header *name* (lower case), or None unless it is there exactly once."""
+        values = [value for header, value in self.scope["headers"] if header == name]
+        return values[0] if len(values) == 1 else None
+
+    @property
+    def wants_page(self) -> bool:
+        """Whether a person is waiting for a page, rather than a script for data."""
+        mode = self.header(b"sec-fetch-mode")
+        if mode is not None:
+            return mode == b"navigate"
+        return b"text/html" in (self.header(b"accept") or b"")
+
     def check_api(self) -> Problem | None:
         """Check that our own page's script is calling, and open the way to the session if so."""
+        if self.scope["type"] == "websocket":
+            return self._verdict(csrf.check_websocket(self.claims, self.settings.csrf))
         return self._verdict(csrf.check_api(self.claims, self.settings.csrf))
 
     def check_without_header(self) -> Problem | None:
         """The same for a route with `csrf=False`: no header, but still nobody else's site."""
         return self._verdict(csrf.check_without_header(self.claims, self.settings.csrf, method=self.method))
+
+    def check_page(self) -> Literal["own", "foreign", "none"]:
+        """Say whose navigation this is (`csrf.navigation`), and open the way to the session for our own."""
+        kind = csrf.navigation(self.claims, method=self.method)
+        if kind == "own":
+            self._checked = self.is_page = True
+        return kind
 
     def exempt(self) -> None:
         """Open the way to the session without a check: for the endpoints that bring their own proof."""
@@ -111,17 +157,23 @@ class CurrentRequest:
             raise RuntimeError("the session was asked for before the CSRF check of this request had passed")
         if isinstance(self._session, _Unasked):
             self._session = await self.sessions.open(self.cookies, now=self.settings.clock.time(), slide=slide)
+            if self._session is None and self.cookies.duplicated(self.settings.cookies.session):
+                # Two cookies of our name: somebody planted one. Neither counts, and both go. (A single cookie that
+                # leads nowhere stays: this answer might arrive after that of a login in another tab.)
+                self._set_cookies += self.sessions.expire_cookies(self.cookies)
         return self._session
+
+    @property
+    def session_was_asked(self) -> bool:
+        """Whether the answer to this request may depend on who is logged in."""
+        return not isinstance(self._session, _Unasked)
 
     async def user(self) -> User | None:
         """Return who is logged in, or None. The same conditions as `session`."""
         handle = await self.session()
         if handle is None:
             return None
-        from coatcheck.tokens.values import User
-
-        session = handle.session
-        return User(iss=session.iss, sub=session.sub, sid=session.sid, claims=session.claims, session=handle)
+        return user_of(handle)
 
     def add_cookie(self, set_cookie: bytes) -> None:
         """Remember a `Set-Cookie` value that the answer to this request must carry."""
@@ -139,6 +191,12 @@ class CurrentRequest:
             return problem(verdict)
         self._checked = True
         return None
+
+
+def user_of(handle: SessionHandle) -> User:
+    """Return who *handle* belongs to."""
+    session = handle.session
+    return User(iss=session.iss, sub=session.sub, sid=session.sid, claims=session.claims, session=handle)
 
 
 class _Unasked:

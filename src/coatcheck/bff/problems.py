@@ -43,6 +43,9 @@ CODES: Mapping[str, tuple[int, str]] = {
     "not_on_loopback": (403, "Development mode answers on loopback addresses only"),
     # the request is wrong
     "path_refused": (400, "The path or query is ambiguous"),
+    "header_refused": (400, "A header of the request is ambiguous"),
+    "token_in_query": (400, "Tokens do not belong in a query"),
+    "body_incomplete": (400, "The request body did not arrive as announced"),
     "host_refused": (400, "The request does not name exactly one host"),
     "body_too_large": (413, "The request body is too large"),
     "method_not_allowed": (405, "The method is not allowed here"),
@@ -50,6 +53,7 @@ CODES: Mapping[str, tuple[int, str]] = {
     "return_url_invalid": (400, "The return URL is not a path on this site"),
     "prompt_invalid": (400, "The prompt value is not supported"),
     "logout_sid_invalid": (400, "The logout link does not belong to the current session"),
+    "navigation_required": (400, "This address is for the browser's address bar, not for fetch or frames"),
     # a login that did not finish
     "login_lost": (400, "This login was started elsewhere, or too long ago"),
     "login_response_invalid": (400, "The answer of the authorization server does not fit this login"),

@@ -24,9 +24,12 @@ class PublicURL:
         return self.origin.startswith("https://")
 
     @property
-    def authority(self) -> str:
-        """Host and port as they stand in a `Host` header."""
-        return self.origin.partition("://")[2]
+    def authorities(self) -> tuple[str, ...]:
+        """Host and port as they may stand in a `Host` header: the default port may be written out."""
+        scheme, _, authority = self.origin.partition("://")
+        if re.search(r":\d+$", authority):
+            return (authority,)
+        return authority, f"{authority}:{443 if scheme == 'https' else 80}"
 
     def absolute(self, path: str) -> str:
         """The whole URL of *path*, which starts with `/` inside the application."""

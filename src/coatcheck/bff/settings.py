@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from coatcheck.bff.csrf import CSRFRules
 from coatcheck.bff.public_url import PublicURL
 from coatcheck.clock import SYSTEM_CLOCK, Clock
+from coatcheck.sessions.cookie import CookiePolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,12 +15,15 @@ class Settings:
     """
     *endpoints* is the path under which login, logout and the others stand (`/bff`), inside the path of *public_url*.
 
-    *development* is the mode of design's own: loopback only, reasons on error pages, diagnostics.
+    *development*: `public_url` is on loopback; then reasons stand on error pages, `/bff/diagnostics` answers, and
+    requests that did not arrive at a loopback address are refused. *issuer* and *client_id* are for messages.
     """
 
     public_url: PublicURL
+    issuer: str
+    client_id: str
     csrf: CSRFRules
-    application_id: str
+    cookies: CookiePolicy
     development: bool
     endpoints: str = "/bff"
     anonymous_user_status: int = 401

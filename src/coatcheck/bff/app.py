@@ -1,0 +1,305 @@
+"""`BFF`: one object that ties everything a browser meets, and puts it in front of an application."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from coatcheck.bff.answers import Answer, ASGIApp
+from coatcheck.bff.arrival import Arrival
+from coatcheck.bff.callback import Callback
+from coatcheck.bff.csrf import CSRFRules
+from coatcheck.bff.diagnostics import Diagnostics
+from coatcheck.bff.events import BFFEvents
+from coatcheck.bff.forwarder import Forwarder, PyreqwestForwarder
+from coatcheck.bff.keys import key_ring
+from coatcheck.bff.logged_out import LoggedOut
+from coatcheck.bff.login import Login
+from coatcheck.bff.logout import Logout, LogoutLink
+from coatcheck.bff.middleware import ANSWERED_ERRORS, BFFMiddleware, Desk, Endpoint, answer_for
+from coatcheck.bff.paths import RouteTable
+from coatcheck.bff.problems import logger
+from coatcheck.bff.proxy import RemoteAPI
+from coatcheck.bff.public_url import parse_public_url
+from coatcheck.bff.settings import Settings
+from coatcheck.bff.storage import make_sessions
+from coatcheck.bff.transactions import LoginAttempts
+from coatcheck.bff.user import UserEndpoint
+from coatcheck.bff.who import current_request
+from coatcheck.clock import SYSTEM_CLOCK, Clock
+from coatcheck.errors import ConfigurationError
+from coatcheck.oauth.client import Client
+from coatcheck.oauth.client_auth import ClientAssertionService
+from coatcheck.sessions.cookie import CookiePolicy, SameSite, application_id
+from coatcheck.sessions.sessions import Sessions
+from coatcheck.sessions.store import SessionStore
+from coatcheck.tokens.manager import Tokens
+from coatcheck.tokens.renewal import Checkpoints, no_checkpoint
+from coatcheck.tokens.retrievers import AccessTokenRetriever
+from coatcheck.tokens.store import UserTokenStore
+from coatcheck.tokens.values import TokenType, UserTokenRequestParameters
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+    from coatcheck.tokens.auth import HTTPClients
+
+
+class BFF:
+    """
+    A Backend-for-Frontend: login, logout, sessions, and remote APIs that are called with the user's tokens.
+
+    *client* is the registration that users log in with; *clients* are others, by name. *public_url* is the address in
+    the browser's address bar: redirect URIs and origins come from it and from nowhere else. On localhost it means
+    development mode, where a key and an SQLite file are made in `.coatcheck/`; elsewhere *keys* (`coatcheck new-key`)
+    and *sessions* have to be given: `"sqlite:///..."`, `"cookie"`, `"memory"`, or a `SessionStore`.
+
+    *lifetime* is absolute, *idle_timeout* counts from the last use. *same_site* `"Lax"` lets other sites' links arrive
+    logged in. *csrf_header* is the name and value that scripts of ours send. With *save_tokens* False only *events* get
+    the tokens of a login; *user_token_store* keeps them elsewhere than in the session. *http_clients* replaces clients
+    by name (`BACK_CHANNEL_HTTP_CLIENT`). *anonymous_user_status* 200 makes `/bff/user` answer `null` instead of 401.
+    *development* False forbids development mode on localhost. *clock*, *checkpoints* and *forwarder* are for tests.
+
+    Raises:
+        ConfigurationError: the settings cannot work; the message names the setting and says what to do.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        public_url: str,
+        keys: Sequence[str] | None = None,
+        clients: Mapping[str, Client] | None = None,
+        sessions: str | SessionStore | Sessions | None = None,
+        lifetime: timedelta = timedelta(hours=8),
+        idle_timeout: timedelta = timedelta(hours=1),
+        same_site: SameSite = "Strict",
+        user_token_store: UserTokenStore | None = None,
+        http_clients: HTTPClients | None = None,
+        client_assertions: ClientAssertionService | None = None,
+        save_tokens: bool = True,
+        events: BFFEvents | None = None,
+        csrf_header: tuple[str, str] = ("X-CSRF", "1"),
+        path_prefix: str = "/bff",
+        anonymous_user_status: Literal[401, 200] = 401,
+        development: bool | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        checkpoints: Checkpoints = no_checkpoint,
+        forwarder: Forwarder | None = None,
+    ) -> None:
+        _check_registration(client, client_assertions)
+        if clients is not None and "default" in clients:
+            raise ConfigurationError("'default' is the registration that users log in with", path="clients")
+        if not save_tokens and events is None:
+            raise ConfigurationError("the tokens of a login would be lost: give events=, too", path="save_tokens")
+        self._settings = _settings(
+            client,
+            public_url,
+            development=development,
+            same_site=same_site,
+            csrf_header=csrf_header,
+            path_prefix=path_prefix,
+            anonymous_user_status=anonymous_user_status,
+            clock=clock,
+        )
+        self._forwarder = forwarder if forwarder is not None else PyreqwestForwarder()
+        self._remote_apis: RouteTable[RemoteAPI] = RouteTable()
+        self._installed = False
+        self.tokens = Tokens(
+            {**(clients or {}), "default": client},
+            store=user_token_store,
+            http_clients=http_clients,
+            client_assertions=client_assertions,
+            clock=clock,
+            checkpoints=checkpoints,
+        )
+        ring = key_ring(keys, development=self._settings.development)
+        self._sessions = make_sessions(sessions, self._settings, ring, lifetime=lifetime, idle_timeout=idle_timeout)
+        settings, tokens = self._settings, self.tokens
+        server = tokens.authorization_server()
+        attempts = LoginAttempts(ring, settings.cookies, issuer=client.issuer)
+        arrival = Arrival(settings, tokens, self._sessions, save_tokens=save_tokens, events=events)
+        link, logged_out = LogoutLink(settings, ring), LoggedOut(settings, ring)
+        logout = Logout(settings, tokens, self._sessions, link, logged_out)
+        endpoints = {
+            "/login": Endpoint(Login(settings, server, attempts)),
+            "/callback": Endpoint(Callback(settings, server, attempts, arrival), hides_query=True),
+            "/logout": Endpoint(logout, methods=("GET", "POST"), hides_query=True),
+            "/logged-out": Endpoint(logged_out, hides_query=True),
+            "/user": Endpoint(UserEndpoint(settings, link)),
+        }
+        if settings.development:
+            endpoints["/diagnostics"] = Endpoint(Diagnostics(settings, tokens, self._remote_apis.paths))
+            logger.info("development mode: register the redirect URI %s at %s", settings.redirect_uri, client.issuer)
+        self._desk = Desk(
+            settings,
+            self._sessions,
+            {settings.endpoints + path: endpoint for path, endpoint in endpoints.items()},
+            settings.endpoints + "/",
+            self._remote_apis,
+            self.aclose,
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"<BFF {self._settings.client_id!r} at {self._settings.public_url.origin}{self._settings.public_url.path}>"
+        )
+
+    @property
+    def application_id(self) -> str:
+        """Eight characters that name this application in cookies, derived keys and stores."""
+        return self._settings.cookies.application_id
+
+    @property
+    def development(self) -> bool:
+        """Whether development mode is on: `public_url` is on localhost, and nobody forbade it."""
+        return self._settings.development
+
+    @property
+    def redirect_uri(self) -> str:
+        """What has to be registered at the authorization server as the redirect URI."""
+        return self._settings.redirect_uri
+
+    @property
+    def post_logout_redirect_uri(self) -> str:
+        """What has to be registered there for the way back from a logout."""
+        return self._settings.logged_out_uri
+
+    def remote_api(
+        self,
+        path: str,
+        url: str,
+        *,
+        token: TokenType | str = "user",
+        retriever: AccessTokenRetriever | None = None,
+        scope: str | None = None,
+        resource: Sequence[str] = (),
+        client: str = "default",
+        timeout: timedelta = timedelta(seconds=30),
+        anonymous: bool = False,
+        csrf: bool = True,
+        insecure: bool = False,
+    ) -> None:
+        """
+        Send everything under *path* on to *url*, with an access token in place of the cookie.
+
+        *token* says whose: `user`, `client`, `user_or_client`, `user_or_none`, `none`; *retriever* decides in code.
+        *scope*, *resource* and *client* (a registration) choose among the user's tokens. *timeout* is the longest
+        silence. *anonymous* lets callers without a session in; *csrf* False drops the header, for downloads.
+        *insecure* allows plain http to another machine.
+
+        Raises:
+            ConfigurationError: a path that overlaps another one, a URL that cannot be used, an unknown word.
+        """
+        prefix = self._settings.endpoints
+        if path == prefix or path.startswith(prefix + "/"):
+            raise ConfigurationError(f"{path!r} lies among our own endpoints: choose a path outside {prefix}/")
+        self.tokens.authorization_server(client)
+        parameters = UserTokenRequestParameters(client=client, scope=scope, resource=tuple(resource))
+        api = RemoteAPI(
+            path,
+            url,
+            tokens=self.tokens,
+            forwarder=self._forwarder,
+            settings=self._settings,
+            token=token,
+            retriever=retriever,
+            parameters=parameters,
+            anonymous=anonymous,
+            csrf=csrf,
+            timeout=timeout,
+            insecure=insecure,
+        )
+        self._remote_apis.add(path, api)
+
+    def install(self, app: Starlette) -> None:
+        """
+        Put this BFF in front of a Starlette or FastAPI application. Middleware that is added later stands before it.
+
+        `LoginRequired` escaping from a handler becomes 401, `TokenUnavailable` and `StoreUnavailable` become 503.
+        """
+        if self._installed:
+            raise ConfigurationError("this BFF is installed already: one BFF serves one application")
+        self._installed = True
+        app.add_middleware(BFFMiddleware, desk=self._desk)
+        for error in ANSWERED_ERRORS:
+            # An Answer is an ASGI application, which is all that Starlette asks of a response here.
+            app.add_exception_handler(error, cast(Any, _answer))
+
+    def wrap(self, app: ASGIApp) -> ASGIApp:
+        """Return an ASGI application that is *app* with this BFF in front of it."""
+        return BFFMiddleware(app, desk=self._desk)
+
+    async def aclose(self) -> None:
+        """Close what was opened in this event loop. The ASGI lifespan does it; call it only without one."""
+        await self.tokens.aclose()
+        await self._sessions.aclose()
+        await self._forwarder.aclose()
+
+
+async def _answer(request: Any, error: Exception) -> Answer:
+    return answer_for(error, current_request(request.scope))
+
+
+def _settings(
+    client: Client,
+    public_url: str,
+    *,
+    development: bool | None,
+    same_site: SameSite,
+    csrf_header: tuple[str, str],
+    path_prefix: str,
+    anonymous_user_status: int,
+    clock: Clock,
+) -> Settings:
+    url = parse_public_url(public_url)
+    in_development = url.loopback if development is None else development
+    if in_development and not url.loopback:
+        raise ConfigurationError(
+            f"development mode needs a public_url on localhost, not {url.origin}", path="public_url"
+        )
+    if not url.secure and not in_development:
+        raise ConfigurationError(
+            f"{url.origin} is plain http, which is for development mode only: use https", path="public_url"
+        )
+    if _PREFIX.fullmatch(path_prefix) is None:
+        raise ConfigurationError(f"{path_prefix!r} is not a path of plain segments such as /bff", path="path_prefix")
+    if anonymous_user_status not in (401, 200):
+        raise ConfigurationError(f"{anonymous_user_status} is neither 401 nor 200", path="anonymous_user_status")
+    name, value = csrf_header
+    if _HEADER_NAME.fullmatch(name) is None or _HEADER_VALUE.fullmatch(value) is None:
+        raise ConfigurationError(f"{name!r} is not the name of a header, or its value is not plain", path="csrf_header")
+    return Settings(
+        public_url=url,
+        issuer=client.issuer,
+        client_id=client.client_id,
+        csrf=CSRFRules(url.origin.encode("ascii"), name.lower().encode("ascii"), value.encode("ascii")),
+        cookies=CookiePolicy(application_id(client.issuer, client.client_id, url.absolute("")), same_site=same_site),
+        development=in_development,
+        endpoints=path_prefix,
+        anonymous_user_status=anonymous_user_status,
+        clock=clock,
+    )
+
+
+def _check_registration(client: Client, assertions: ClientAssertionService | None) -> None:
+    """Refuse a client that cannot prove who it is: a BFF is a confidential client (RFC 10017 6.1.3.1)."""
+    method = client.client_auth
+    nothing = method is None and client.client_secret is None
+    if method == "none" or ((nothing or method == "private_key_jwt") and assertions is None):
+        raise ConfigurationError(
+            "a BFF proves who it is: give client_secret, client_auth=PrivateKeyJWT(...), or client_assertions",
+            path="client.client_auth",
+        )
+    if "openid" not in client.scope.split():
+        raise ConfigurationError(
+            f"scope is {client.scope!r}: it needs openid, which says who logs in", path="client.scope"
+        )
+
+
+_PREFIX = re.compile(r"(/[A-Za-z0-9_-]+)+")
+_HEADER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
+_HEADER_VALUE = re.compile(r"[!-~]+")

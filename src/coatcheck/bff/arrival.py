@@ -1,0 +1,112 @@
+"""The end of a login: a code becomes tokens, tokens and claims become a session, and the old session goes."""
+
+from __future__ import annotations
+
+from coatcheck.bff.current import CurrentRequest, user_of
+from coatcheck.bff.events import BFFEvents, TokensReceived
+from coatcheck.bff.problems import logger
+from coatcheck.bff.settings import Settings
+from coatcheck.errors import CoatcheckError, SessionGone
+from coatcheck.oauth.authorize import AuthorizationCode, AuthorizationTransaction
+from coatcheck.sessions.sessions import SessionHandle, Sessions
+from coatcheck.tokens.manager import Tokens
+from coatcheck.tokens.values import User, UserToken
+
+_SPENT = frozenset({"nonce", "at_hash", "c_hash", "s_hash"})
+"""Claims that served to check this one id_token and mean nothing afterwards."""
+
+
+class Arrival:
+    """
+    Completes logins: where the tokens go, who hears of them, and which session ends.
+
+    With *save_tokens* False the tokens are given to *events* only.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        tokens: Tokens,
+        sessions: Sessions,
+        *,
+        save_tokens: bool,
+        events: BFFEvents | None,
+    ) -> None:
+        self._settings = settings
+        self._tokens = tokens
+        self._sessions = sessions
+        self._save_tokens = save_tokens
+        self._events = events
+
+    async def complete(
+        self, current: CurrentRequest, transaction: AuthorizationTransaction, code: AuthorizationCode
+    ) -> list[bytes]:
+        """Redeem *code* and begin a session, always under a new ticket; return the `Set-Cookie` values."""
+        redeemed = await self._tokens.redeem(code, transaction)
+        token, claims = redeemed.token, redeemed.claims
+        user = User(iss=claims["iss"], sub=claims["sub"], sid=_text(claims.get("sid")), claims=claims)
+        if self._events is not None:
+            await self._events.tokens_received(
+                TokensReceived(user=user, token=token, client=transaction.client, return_url=transaction.return_url)
+            )
+        kept = {name: value for name, value in claims.items() if name not in _SPENT}
+        session_state = dict(current.parameters).get("session_state")
+        if session_state:
+            kept["session_state"] = session_state
+        handle = await self._sessions.create(
+            claims=kept,
+            iss=user.iss,
+            sub=user.sub,
+            sid=user.sid,
+            tokens=self._tokens.session_bytes(token, client=transaction.client) if self._save_tokens else b"",
+            now=self._settings.clock.time(),
+        )
+        if self._save_tokens:
+            await self._keep(handle, token, client=transaction.client)
+        for old in await self._old_sessions(current, transaction.ticket_hash):
+            await self._end(old, successor=handle)
+        logger.info("logged_in: a user of %s, session %s", user.iss, handle.session.id[:8])
+        return handle.set_cookies()
+
+    async def _keep(self, handle: SessionHandle, token: UserToken, *, client: str) -> None:
+        """Give the tokens to the application's own store. If that fails there is no session either."""
+        try:
+            await self._tokens.store_login(user_of(handle), token, client=client)
+        except BaseException:
+            await self._sessions.end(handle)
+            raise
+
+    async def _old_sessions(self, current: CurrentRequest, ticket_hash: str | None) -> list[SessionHandle]:
+        """
+        Find the session that this browser had: by its cookie, or by what `/login` noted of it.
+
+        The Strict cookie is withheld when the authorization server showed a page; the sealed transaction remembers.
+        """
+        now = self._settings.clock.time()
+        try:
+            by_cookie = await self._sessions.open(current.cookies, now=now, slide=False)
+            by_note = await self._sessions.find(ticket_hash, now=now) if ticket_hash else None
+        except CoatcheckError as error:
+            logger.warning("the session before this login could not be looked up, and runs out by itself: %s", error)
+            return []
+        found = {old.session.id: old for old in (by_cookie, by_note) if old is not None}
+        return list(found.values())
+
+    async def _end(self, old: SessionHandle, *, successor: SessionHandle) -> None:
+        """
+        End the session before this one. Its refresh token is revoked only when another user had it: for the same user
+        an authorization server may revoke the whole grant, the new tokens included.
+        """
+        same_user = (old.session.iss, old.session.sub) == (successor.session.iss, successor.session.sub)
+        try:
+            if not same_user:
+                await self._tokens.revoke(user_of(old))
+            await self._sessions.end(old)
+        except SessionGone:
+            return
+        except CoatcheckError as error:
+            logger.warning("the session before this login could not be ended, and runs out by itself: %s", error)
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None

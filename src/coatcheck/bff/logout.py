@@ -1,0 +1,168 @@
+"""`/bff/logout`: end the session here, then at the authorization server."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from urllib.parse import urlencode
+
+from coatcheck.bff.answers import Answer, redirect
+from coatcheck.bff.current import CurrentRequest, user_of
+from coatcheck.bff.diagnosis import Diagnosis
+from coatcheck.bff.logged_out import LoggedOut
+from coatcheck.bff.pages import message_page
+from coatcheck.bff.problems import logger
+from coatcheck.bff.refusals import refuse
+from coatcheck.bff.return_url import checked_return_url
+from coatcheck.bff.settings import Settings
+from coatcheck.errors import CoatcheckError, StoreUnavailable, UnknownSealKey
+from coatcheck.oauth.logout import end_session_url
+from coatcheck.sessions import base64url
+from coatcheck.sessions.seal import KeyRing
+from coatcheck.sessions.sessions import SessionHandle, Sessions
+from coatcheck.tokens.manager import Tokens
+from coatcheck.tokens.values import DEFAULT_PARAMETERS
+
+PROVIDER_DEADLINE = 5.0
+"""Seconds that the authorization server may take to revoke a token while a person waits to be logged out."""
+
+MAX_URL = 4000
+"""Characters of a logout URL. Longer ones meet proxies that refuse them (414)."""
+
+
+class LogoutLink:
+    """Makes and checks the `sid` of logout links: a keyed hash of the session's id, which nobody can forge."""
+
+    def __init__(self, settings: Settings, ring: KeyRing) -> None:
+        self._settings = settings
+        self._key = ring.bound_to(settings.cookies.application_id).derive("logout sid")
+
+    def sid(self, handle: SessionHandle) -> str:
+        """Return the `sid` for the session of *handle*."""
+        return base64url.encode(hmac.digest(self._key, handle.session.id.encode(), "sha256")[:18])
+
+    def url(self, handle: SessionHandle) -> str:
+        """Return the path that logs the session of *handle* out."""
+        return f"{self._settings.logout_path}?{urlencode({'sid': self.sid(handle)})}"
+
+    def fits(self, sid: str | None, handle: SessionHandle) -> bool:
+        """Whether *sid* belongs to the session of *handle*."""
+        return sid is not None and hmac.compare_digest(sid.encode(), self.sid(handle).encode())
+
+
+class Logout:
+    """Ends sessions: revokes, deletes, then sends the browser to the authorization server."""
+
+    def __init__(
+        self, settings: Settings, tokens: Tokens, sessions: Sessions, link: LogoutLink, returns: LoggedOut
+    ) -> None:
+        self._settings = settings
+        self._tokens = tokens
+        self._sessions = sessions
+        self._link = link
+        self._returns = returns
+
+    async def __call__(self, current: CurrentRequest) -> Answer:
+        """GET with the `sid` of the live session, or POST with the CSRF header. Without a session it succeeds too."""
+        if current.method == "POST":
+            refusal = current.check_api()
+            if refusal is not None:
+                return refuse(current, Diagnosis(refusal.code, "POST /logout without proof of origin.", _SEND_HEADER))
+        else:
+            current.exempt()  # the sid is the proof
+        try:
+            return_url = self._return_url(current)
+            sid = current.parameter("sid")
+        except ValueError as error:
+            return refuse(current, Diagnosis("return_url_invalid", f"/logout: {error}.", _PASS_A_PATH))
+        try:
+            handle = await current.session(slide=False)
+        except (StoreUnavailable, UnknownSealKey) as error:
+            return refuse(current, Diagnosis("store_unavailable", f"Nobody can be logged out: {error}.", _SEE_STORE))
+        if handle is None:
+            return self._logged_out_already(current, return_url)
+        if current.method != "POST" and not self._link.fits(sid, handle):
+            return refuse(current, Diagnosis("logout_sid_invalid", "/logout without the sid of the session.", _USE_URL))
+        try:
+            return await self._end(current, handle, return_url)
+        except StoreUnavailable as error:
+            return refuse(current, Diagnosis("store_unavailable", f"A logout failed: {error}.", _SEE_STORE))
+
+    async def _end(self, current: CurrentRequest, handle: SessionHandle, return_url: str | None) -> Answer:
+        """Revoke, delete, and only then send the browser away: a replayed cookie meets nothing."""
+        id_token = await self._id_token(handle)
+        try:
+            async with asyncio.timeout(PROVIDER_DEADLINE):
+                await self._tokens.revoke(user_of(handle))
+        except TimeoutError:
+            logger.warning("the authorization server did not revoke the refresh token of a logout in time")
+        await self._sessions.end(handle)
+        logger.info("logged_out: a user of %s, session %s", handle.session.iss, handle.session.id[:8])
+        url = await self._provider_url(handle, id_token, return_url)
+        return self._leave(current, url, return_url).with_cookies(current.set_cookies())
+
+    def _leave(self, current: CurrentRequest, url: str | None, return_url: str | None) -> Answer:
+        status = 303 if current.method == "POST" else 302
+        if url is not None:
+            return redirect(url, status=status)
+        if return_url is not None:
+            return redirect(return_url, status=status)
+        return message_page("You are logged out here", _STILL_ALIVE, link=(self._settings.home, "Go to the start page"))
+
+    def _logged_out_already(self, current: CurrentRequest, return_url: str | None) -> Answer:
+        """Succeed without a redirect to the provider: anybody could have sent this browser here."""
+        cookies = self._sessions.expire_cookies(current.cookies)
+        target = return_url or self._settings.home
+        return message_page("You are logged out", "", link=(target, "Continue")).with_cookies(cookies)
+
+    async def _id_token(self, handle: SessionHandle) -> str | None:
+        """Find the id_token that says who leaves; whatever goes wrong, the logout goes on without."""
+        try:
+            token = await self._tokens.store.get_token(user_of(handle), DEFAULT_PARAMETERS)
+        except CoatcheckError:
+            return None
+        return token.id_token if token else None
+
+    async def _provider_url(self, handle: SessionHandle, id_token: str | None, return_url: str | None) -> str | None:
+        server = self._tokens.authorization_server()
+        try:
+            metadata = await server.metadata()
+        except CoatcheckError as error:
+            logger.warning(
+                "logged_out_locally: %s cannot be reached, so its own session goes on: %s",
+                server.client.issuer,
+                error,
+            )
+            return None
+        claims = handle.session.claims
+        hint = claims.get("login_hint")
+
+        def url(id_token_hint: str | None) -> str | None:
+            return end_session_url(
+                server.client,
+                metadata,
+                id_token_hint=id_token_hint,
+                post_logout_redirect_uri=self._settings.logged_out_uri,
+                state=None if return_url is None else self._returns.state(return_url),
+                logout_hint=hint if isinstance(hint, str) else handle.session.sub,
+            )
+
+        whole = url(id_token)
+        return url(None) if whole is not None and len(whole) > MAX_URL else whole
+
+    def _return_url(self, current: CurrentRequest) -> str | None:
+        """Read the return URL. Raises ValueError for one that no browser may be sent to."""
+        asked = current.parameter("returnUrl")
+        if not asked:
+            return None
+        checked = checked_return_url(asked, public_url=self._settings.public_url, endpoints=self._settings.endpoints)
+        if checked is None:
+            raise ValueError(f"returnUrl was {asked[:200]!r}")
+        return checked
+
+
+_SEND_HEADER = "Send the CSRF header from a page of our own; or navigate to bff:logout_url of /bff/user."
+_PASS_A_PATH = "Pass a path of your own such as /goodbye: one leading slash, no host."
+_SEE_STORE = "See that the session store runs; nothing was deleted."
+_USE_URL = "Navigate to bff:logout_url, as /bff/user returns it: it carries the sid of the current session."
+_STILL_ALIVE = "Your account provider offers no logout, or could not be reached: you may still be logged in there."

@@ -1,0 +1,269 @@
+"""
+The one ASGI middleware: every request passes here, in this order.
+
+1. The path gate: a path has one reading, or the request is refused. The path of `public_url` is taken off.
+2. Our own endpoints (`/bff/...`).
+3. Remote APIs.
+4. The application, which finds the `CurrentRequest` in its scope.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from coatcheck.bff.answers import Answer, AnswerInstead, ASGIApp, Receive, Scope, problem_answer
+from coatcheck.bff.current import SCOPE_KEY, CurrentRequest
+from coatcheck.bff.paths import RouteTable, canonical_path
+from coatcheck.bff.problems import Problem, Send, log_problem, logger, problem, problem_for
+from coatcheck.bff.proxy import RemoteAPI
+from coatcheck.bff.public_url import is_loopback
+from coatcheck.bff.settings import Settings
+from coatcheck.bff.who import to_login
+from coatcheck.errors import (
+    CoatcheckError,
+    LoginRequired,
+    SessionGone,
+    StoreUnavailable,
+    TokenUnavailable,
+    UnknownSealKey,
+)
+from coatcheck.sessions.sessions import Sessions
+
+ANSWERED_ERRORS = (LoginRequired, SessionGone, TokenUnavailable, StoreUnavailable, UnknownSealKey, AnswerInstead)
+"""What a handler may let escape: each has its answer. Everything else is the application's own business."""
+
+_LOGIN_HELPS = frozenset({"session_missing", "session_expired", "session_ended"})
+
+
+class EndpointHandler(Protocol):
+    """Answers the requests for one of our own paths."""
+
+    async def __call__(self, current: CurrentRequest) -> Answer:
+        """Return the answer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A path of our own. *hides_query*: its query holds codes or states, which no access log should keep."""
+
+    handler: EndpointHandler
+    methods: tuple[str, ...] = ("GET",)
+    hides_query: bool = False
+
+
+class BFFMiddleware:
+    """Stands in front of *app*. `BFF.install` and `BFF.wrap` make it."""
+
+    def __init__(self, app: ASGIApp, *, desk: Desk) -> None:
+        self._app = app
+        self._desk = desk
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(self._app, self._desk, scope, receive, send)
+        elif scope["type"] in ("http", "websocket"):
+            await self._serve(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        desk = self._desk
+        settings = desk.settings
+        raw_path: bytes = scope.get("raw_path") or scope["path"].encode("utf-8", "surrogateescape")
+        whole_path = canonical_path(raw_path.partition(b"?")[0])
+        if whole_path is None:
+            return await self._refuse(scope, receive, send, problem("path_refused"), *_AMBIGUOUS)
+        if settings.development and not _arrived_at_loopback(scope):
+            return await self._refuse(scope, receive, send, problem("not_on_loopback"), *_not_on_loopback(scope))
+        path = settings.public_url.strip(whole_path)
+        current = CurrentRequest(scope, path, settings=settings, sessions=desk.sessions)
+        if path.startswith(desk.endpoints_below):
+            return await self._endpoint(current, path, scope, receive, send)
+        remote_api = desk.remote_apis.match(path)
+        if remote_api is not None:
+            if scope["type"] == "http":
+                return await remote_api.handle(scope, receive, send, current)
+            return await send({"type": "websocket.close", "code": 1008})
+        await self._application(current, scope, receive, send)
+
+    async def _endpoint(self, current: CurrentRequest, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one of our own paths. What stands below `/bff/` and is none is 404, never the application's page."""
+        endpoint = self._desk.endpoints.get(path)
+        if endpoint is None or scope["type"] != "http":
+            return await self._refuse(scope, receive, send, problem("not_found"), f"There is no {path}.", "")
+        if scope["method"] not in endpoint.methods:
+            allow = ", ".join(endpoint.methods)
+            refusal = problem("method_not_allowed", headers=((b"allow", allow.encode()),))
+            return await self._refuse(scope, receive, send, refusal, f"{scope['method']} {path}.", f"Use {allow}.")
+        if endpoint.hides_query:
+            # Servers write their access log from this very object when the answer starts (uvicorn does): the
+            # parameters are read now, and then there is nothing left to log.
+            _ = current.parameters
+            scope["query_string"] = b""
+        answer = await endpoint.handler(current)
+        await answer(scope, receive, send)
+
+    async def _application(self, current: CurrentRequest, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the application; its answer carries our cookies, and an error of ours becomes the answer."""
+        started = False
+
+        async def send_with_cookies(message: MutableMapping[str, Any]) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                _personal(message, current)
+            elif message["type"] in ("websocket.accept", "websocket.close"):
+                started = True
+            await send(message)
+
+        inner = {**scope, SCOPE_KEY: current, **_below(self._desk.settings, current, scope)}
+        try:
+            await self._app(inner, receive, send_with_cookies)
+        except ANSWERED_ERRORS as error:
+            if started:
+                raise
+            await answer_for(error, current)(scope, receive, send_with_cookies)
+
+    async def _refuse(
+        self, scope: Scope, receive: Receive, send: Send, refusal: Problem, cause: str, remedy: str
+    ) -> None:
+        trace_id = CurrentRequest(scope, "", settings=self._desk.settings, sessions=self._desk.sessions).trace_id
+        log_problem(refusal, cause=cause, remedy=remedy, trace_id=trace_id)
+        await problem_answer(refusal, trace_id=trace_id)(scope, receive, send)
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What the middleware hands requests to. The endpoints stand below *endpoints_below* (`/bff/`)."""
+
+    settings: Settings
+    sessions: Sessions
+    endpoints: Mapping[str, Endpoint]
+    endpoints_below: str
+    remote_apis: RouteTable[RemoteAPI]
+    close: Close
+
+
+class Close(Protocol):
+    """Closes what was opened in this event loop."""
+
+    async def __call__(self) -> None:
+        """Close it."""
+        ...
+
+
+def answer_for(error: BaseException, current: CurrentRequest) -> Answer:
+    """Turn an error that a handler let escape into its answer, with one log line."""
+    if isinstance(error, AnswerInstead):
+        return error.answer
+    if not isinstance(error, CoatcheckError):
+        raise error
+    if current.is_page and isinstance(error, LoginRequired) and error.code in _LOGIN_HELPS:
+        return to_login(current)
+    login_url = current.settings.login_path if isinstance(error, LoginRequired | SessionGone) else None
+    refusal = problem_for(error, login_url=login_url)
+    log_problem(
+        refusal,
+        cause=f"{current.method} {current.path}: {error}.",
+        remedy=_REMEDIES.get(refusal.code, ""),
+        trace_id=current.trace_id,
+    )
+    return problem_answer(refusal, trace_id=current.trace_id)
+
+
+_REMEDIES = {
+    "store_unavailable": "See that the session store runs and that the key ring is whole; nobody was logged out.",
+    "token_unavailable": "See what the authorization server says; the session lives on.",
+}
+
+
+def _personal(message: MutableMapping[str, Any], current: CurrentRequest) -> None:
+    """
+    Add what the answer of the application must carry.
+
+    An answer with our cookie is `no-store`, whatever the application said: a cache that kept it would hand one user's
+    session to another (CVE-2025-48947). One that may depend on the user is too, unless the application chose otherwise.
+    """
+    cookies = current.set_cookies()
+    if not cookies and not current.session_was_asked:
+        return
+    headers = [(name.lower(), value) for name, value in message.get("headers", ())]
+    if cookies:
+        headers = [line for line in headers if line[0] not in (b"cache-control", b"expires")]
+        headers += [(b"set-cookie", value) for value in cookies]
+    if not any(name == b"cache-control" for name, _ in headers):
+        headers.append((b"cache-control", b"no-store"))
+    if not any(name == b"vary" and b"cookie" in value.lower() for name, value in headers):
+        headers.append((b"vary", b"cookie"))
+    message["headers"] = headers
+
+
+def _below(settings: Settings, current: CurrentRequest, scope: Scope) -> dict[str, Any]:
+    """
+    Tell the application where it stands when `public_url` has a path: `root_path` is that path, `path` begins with it.
+
+    So it is in ASGI, and frameworks build right addresses from it, whether or not a proxy in front took the path off.
+    """
+    prefix = settings.public_url.path
+    if not prefix:
+        return {}
+    path: str = settings.public_url.strip(scope["path"])
+    return {"root_path": prefix, "path": prefix + path, "raw_path": (prefix + current.path).encode("ascii")}
+
+
+def _arrived_at_loopback(scope: Scope) -> bool:
+    """Whether the address on which the request arrived is this machine's own. A unix socket has no address."""
+    server = scope.get("server")
+    if not server or not server[0]:
+        return True
+    host: str = server[0]
+    known = _KNOWN_HOSTS.get(host)
+    if known is None:
+        if len(_KNOWN_HOSTS) >= 64:
+            _KNOWN_HOSTS.clear()
+        known = _KNOWN_HOSTS[host] = host.startswith("/") or is_loopback(host)
+    return known
+
+
+_KNOWN_HOSTS: dict[str, bool] = {}
+
+_AMBIGUOUS = (
+    "The path of a request can be read in two ways (dot segments, double slashes, needless or broken encoding).",
+    "Nothing to do for requests of strangers; a page of yours should build its addresses with the URL class.",
+)
+
+
+def _not_on_loopback(scope: Scope) -> tuple[str, str]:
+    return (
+        f"A request arrived at {scope['server'][0]}, but public_url is on localhost: that is development mode, which "
+        "answers on loopback addresses only.",
+        "Bind the server to 127.0.0.1; or set public_url to the real https address, and give keys and a session store.",
+    )
+
+
+async def _lifespan(app: ASGIApp, desk: Desk, scope: Scope, receive: Receive, send: Send) -> None:
+    """Pass the lifespan on, and close what we opened after the application has closed. It may have no lifespan."""
+    talked = False
+
+    async def send_and_close(message: MutableMapping[str, Any]) -> None:
+        nonlocal talked
+        talked = True
+        if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
+            await desk.close()
+        await send(message)
+
+    try:
+        await app(scope, receive, send_and_close)
+    except Exception as error:
+        if talked:
+            raise
+        logger.debug("the application has no lifespan of its own: %s", type(error).__name__)
+    if talked:
+        return
+    while (message := await receive())["type"] != "lifespan.shutdown":
+        await send({"type": message["type"] + ".complete"})
+    await desk.close()
+    await send({"type": "lifespan.shutdown.complete"})

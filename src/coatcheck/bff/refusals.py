@@ -1,0 +1,40 @@
+"""Refusing a request at one of our own endpoints: one log line, and a page or problem+json with the same trace id."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from coatcheck.bff.answers import Answer, problem_answer
+from coatcheck.bff.current import CurrentRequest
+from coatcheck.bff.diagnosis import Diagnosis
+from coatcheck.bff.pages import problem_page
+from coatcheck.bff.problems import Headers, log_problem, problem
+
+_HINTS = {
+    "login_lost": "Please start again. If this keeps happening, allow cookies for this site.",
+    "login_refused": "You were not logged in.",
+    "login_unavailable": "Please try again in a moment.",
+    "store_unavailable": "Please try again in a moment.",
+    "logout_sid_invalid": "You are still logged in.",
+}
+
+
+def refuse(current: CurrentRequest, diagnosis: Diagnosis, *, headers: Headers = (), retry: bool = False) -> Answer:
+    """
+    Log *diagnosis* and answer with its code: a page where a person waits, problem+json where a script does.
+
+    The cause and the remedy stand on the page in development mode only. *retry* offers a link to a new login.
+    """
+    settings = current.settings
+    refusal = problem(diagnosis.code, headers=headers)
+    log_problem(refusal, cause=diagnosis.cause, remedy=diagnosis.remedy, trace_id=current.trace_id)
+    if current.wants_page:
+        return problem_page(
+            refusal,
+            trace_id=current.trace_id,
+            hint=_HINTS.get(refusal.code, ""),
+            link=(settings.login_path, "Log in") if retry else (settings.home, "Go to the start page"),
+            reason=(diagnosis.cause, diagnosis.remedy) if settings.development else None,
+        )
+    login_url = settings.login_path if retry else None
+    return problem_answer(replace(refusal, login_url=login_url), trace_id=current.trace_id)

@@ -1,0 +1,62 @@
+"""Where sessions live: from a word, a URL, or an object of the application's own."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import cast
+
+from coatcheck.bff.keys import development_database
+from coatcheck.bff.settings import Settings
+from coatcheck.errors import ConfigurationError
+from coatcheck.sessions.cookie_sessions import CookieSessions
+from coatcheck.sessions.memory import MemorySessionStore
+from coatcheck.sessions.seal import KeyRing
+from coatcheck.sessions.server_side import ServerSideSessions
+from coatcheck.sessions.sessions import Sessions
+from coatcheck.sessions.sqlite import SQLiteSessionStore
+from coatcheck.sessions.store import SessionStore
+
+_HOW = 'use "sqlite:///var/lib/app/sessions.db", "cookie", "memory", or an object that is a SessionStore'
+
+
+def make_sessions(
+    choice: str | SessionStore | Sessions | None,
+    settings: Settings,
+    ring: KeyRing,
+    *,
+    lifetime: timedelta,
+    idle_timeout: timedelta,
+) -> Sessions:
+    """
+    Make the sessions of one BFF. None is SQLite in `.coatcheck/`, in development mode.
+
+    Raises:
+        ConfigurationError: nothing was chosen outside development mode, or the choice is unknown.
+    """
+    policy, clock = settings.cookies, settings.clock
+    if choice == "cookie":
+        return CookieSessions(ring, policy, lifetime=lifetime, idle_timeout=idle_timeout, clock=clock)
+    if isinstance(choice, str) or choice is None:
+        store = _store(choice, settings)
+    elif callable(getattr(choice, "load", None)) and callable(getattr(choice, "update", None)):
+        store = cast(SessionStore, choice)
+    elif callable(getattr(choice, "open", None)) and callable(getattr(choice, "presented", None)):
+        return cast(Sessions, choice)
+    else:
+        raise ConfigurationError(f"{type(choice).__name__} keeps no sessions: {_HOW}", path="sessions")
+    return ServerSideSessions(store, ring, policy, lifetime=lifetime, idle_timeout=idle_timeout, clock=clock)
+
+
+def _store(choice: str | None, settings: Settings) -> SessionStore:
+    if choice is None:
+        if not settings.development:
+            raise ConfigurationError(f"say where sessions are kept: {_HOW}", path="sessions")
+        return SQLiteSessionStore(development_database(), clock=settings.clock)
+    if choice == "memory":
+        return MemorySessionStore(settings.clock)
+    scheme, separator, path = choice.partition("://")
+    if scheme == "sqlite" and separator and path.strip("/"):
+        return SQLiteSessionStore(Path(path), clock=settings.clock)
+    shown = choice.partition("@")[0].partition("?")[0][:40] if "@" not in choice else scheme + "://..."
+    raise ConfigurationError(f"{shown!r} is not a kind of session store: {_HOW}", path="sessions")

@@ -1,0 +1,146 @@
+"""Logins under way: each in a sealed cookie of the browser that began it, each used once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import Literal
+
+from coatcheck import codec
+from coatcheck.bff.once import UsedOnce
+from coatcheck.errors import SealBroken, UnknownSealKey
+from coatcheck.oauth.authorize import AuthorizationTransaction
+from coatcheck.sessions import base64url
+from coatcheck.sessions.cookie import CookiePolicy, Cookies, delete_cookie, set_cookie
+from coatcheck.sessions.seal import KeyRing
+
+LIFETIME = 15 * 60.0
+"""Seconds that a person has for the pages of the authorization server."""
+
+CLOCK_SKEW = 60.0
+"""Seconds that the clocks of two of our own nodes may differ."""
+
+MAX_ATTEMPTS = 7
+"""Logins under way in one browser: tabs may finish in any order, but a page that starts logins cannot fill the jar."""
+
+MAX_BYTES = 6000
+"""Of all these cookies together: servers refuse requests (431) from 8 KB of headers on."""
+
+_PURPOSE = "login transaction"
+_SECOND = ".2"
+
+
+@dataclass(frozen=True, slots=True)
+class LoginAttempt:
+    """One transaction, and what the browser's request added to it."""
+
+    transaction: AuthorizationTransaction
+    prompt: str | None = None
+
+    @property
+    def is_second(self) -> bool:
+        """Whether this login was started by us because the answer to an earlier one could not be used."""
+        return self.transaction.state.endswith(_SECOND)
+
+    def as_second(self) -> LoginAttempt:
+        """The same, marked in its `state`: the only thing that comes back even from a browser without cookies."""
+        return replace(self, transaction=replace(self.transaction, state=self.transaction.state + _SECOND))
+
+
+WhyLost = Literal["no_cookie", "two_cookies", "unreadable", "expired", "consumed"]
+
+
+@dataclass(frozen=True, slots=True)
+class LostLogin:
+    """Why the answer of an authorization server finds no transaction. *second*: even the restart was lost."""
+
+    why: WhyLost
+    second: bool
+    other_logins: bool
+    """Whether the browser brought cookies of other logins: then it does keep cookies."""
+
+
+_decode = codec.decoder(LoginAttempt).decode
+
+
+class LoginAttempts:
+    """Seals attempts into correlation cookies, opens them for the callback, and remembers which were used."""
+
+    def __init__(self, ring: KeyRing, policy: CookiePolicy, *, issuer: str) -> None:
+        self._ring = ring.bound_to(policy.application_id)
+        self._policy = policy
+        self._issuer = issuer
+        self._used = UsedOnce(lifetime=LIFETIME)
+
+    def remember(self, attempt: LoginAttempt, cookies: Cookies) -> list[bytes]:
+        """Return `Set-Cookie` values: one for *attempt*, and deletions of the oldest where there are too many."""
+        name = self._name(attempt.transaction.state)
+        sealed = self._ring.seal(codec.encode(attempt), purpose=_PURPOSE, aad=self._aad(name))
+        value = base64url.encode(sealed)
+        surplus = self._surplus(cookies, room=MAX_BYTES - len(name) - len(value))
+        # Lax, because the answer comes as a navigation from another site.
+        kept = set_cookie(name, value, same_site="Lax", max_age=int(LIFETIME))
+        return [kept, *(delete_cookie(old, same_site="Lax") for old in surplus)]
+
+    def recall(self, state: str, cookies: Cookies, *, now: float) -> LoginAttempt | LostLogin:
+        """Find the attempt that this browser began with *state*. The state alone opens nothing."""
+        name = self._name(state)
+        value = cookies.get(name)
+        if value is None:
+            return self._lost("two_cookies" if cookies.duplicated(name) else "no_cookie", state, cookies)
+        attempt = self._open(name, value)
+        if attempt is None or attempt.transaction.state != state:
+            return self._lost("unreadable", state, cookies)
+        if not -CLOCK_SKEW <= now - attempt.transaction.created_at < LIFETIME:
+            return self._lost("expired", state, cookies)
+        if state in self._used:
+            return self._lost("consumed", state, cookies)
+        return attempt
+
+    def consume(self, attempt: LoginAttempt, cookies: Cookies, *, now: float) -> LostLogin | None:
+        """
+        Use *attempt* up, before anything is sent for it. Of requests that arrive together one gets None.
+
+        This memory is this process's own; the cookie is deleted, and the authorization server takes a code once.
+        """
+        state = attempt.transaction.state
+        return None if self._used.use(state, now=now) else self._lost("consumed", state, cookies)
+
+    def forget(self, state: str, cookies: Cookies) -> list[bytes]:
+        """Return the `Set-Cookie` values that delete the cookie of *state*, if the browser has one."""
+        name = self._name(state)
+        return [delete_cookie(name, same_site="Lax")] if cookies.presented(name) else []
+
+    def _name(self, state: str) -> str:
+        return self._policy.login(base64url.encode(sha256(state.encode("utf-8", "replace")).digest()[:9]))
+
+    def _aad(self, name: str) -> tuple[bytes, bytes]:
+        return self._issuer.encode(), name.encode("ascii")
+
+    def _open(self, name: str, value: str) -> LoginAttempt | None:
+        try:
+            return _decode(self._ring.open(base64url.decode(value), purpose=_PURPOSE, aad=self._aad(name)))
+        except (SealBroken, UnknownSealKey, ValueError):  # codec.DecodeError is a ValueError
+            return None
+
+    def _surplus(self, cookies: Cookies, *, room: int) -> list[str]:
+        """The cookies that have to go so that one more fits: first what does not open, then the oldest."""
+        dated: list[tuple[float, str, int]] = []
+        for name in cookies.starting_with(self._policy.login("")):
+            value = cookies.get(name)
+            attempt = None if value is None else self._open(name, value)
+            began = attempt.transaction.created_at if attempt else 0.0
+            dated.append((began, name, len(name) + len(value or "")))
+        surplus: list[str] = []
+        size = kept = 0
+        for began, name, length in sorted(dated, reverse=True):
+            size += length
+            if began and kept < MAX_ATTEMPTS - 1 and size <= room:
+                kept += 1
+            else:
+                surplus.append(name)
+        return surplus
+
+    def _lost(self, why: WhyLost, state: str, cookies: Cookies) -> LostLogin:
+        others = [name for name in cookies.starting_with(self._policy.login("")) if name != self._name(state)]
+        return LostLogin(why, second=state.endswith(_SECOND), other_logins=bool(others))

@@ -1,0 +1,89 @@
+"""`/bff/user`: what the page may know about who is logged in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from coatcheck import codec
+from coatcheck.bff.answers import Answer, json_answer, problem_answer
+from coatcheck.bff.current import CurrentRequest
+from coatcheck.bff.diagnosis import Diagnosis
+from coatcheck.bff.logout import LogoutLink
+from coatcheck.bff.problems import log_problem, problem
+from coatcheck.bff.refusals import refuse
+from coatcheck.bff.settings import Settings
+from coatcheck.errors import StoreUnavailable, UnknownSealKey
+from coatcheck.sessions.sessions import SessionHandle
+
+PROTOCOL_CLAIMS = frozenset(
+    {"nonce", "at_hash", "c_hash", "s_hash", "aud", "azp", "exp", "iat", "nbf", "jti", "session_state"}
+)
+"""Claims that are about the token, not about the user."""
+
+
+class UserEndpoint:
+    """Answers with the claims of the session, as a JSON array of `{type, value}`."""
+
+    def __init__(self, settings: Settings, link: LogoutLink) -> None:
+        self._settings = settings
+        self._link = link
+
+    async def __call__(self, current: CurrentRequest) -> Answer:
+        """401 when nobody is logged in (or 200 with `null`, by option). `slide=false` does not count as a use."""
+        refusal = current.check_api()
+        if refusal is not None:
+            name, value = self._settings.csrf.header_name.decode(), self._settings.csrf.header_value.decode()
+            return refuse(
+                current,
+                Diagnosis(
+                    refusal.code,
+                    f"{current.path} was asked without proof that a page of ours asks.",
+                    f"Fetch it from {self._settings.public_url.origin} with the header {name}: {value}.",
+                ),
+            )
+        try:
+            handle = await current.session(slide=("slide", "false") not in current.parameters)
+        except (StoreUnavailable, UnknownSealKey) as error:
+            remedy = "See that the session store runs; nobody was logged out."
+            return refuse(current, Diagnosis("store_unavailable", f"A session cannot be read: {error}.", remedy))
+        answer = self._anonymous(current) if handle is None else self._claims(handle)
+        return answer.with_cookies(current.set_cookies())
+
+    def _claims(self, handle: SessionHandle) -> Answer:
+        session = handle.session
+        entries: list[dict[str, object]] = [{"type": name, "value": value} for name, value in _entries(session.claims)]
+        entries.append({"type": "bff:logout_url", "value": self._link.url(handle)})
+        left = max(0, round(session.dead_at - self._settings.clock.time()))
+        entries.append({"type": "bff:session_expires_in", "value": left})
+        session_state = session.claims.get("session_state")
+        if isinstance(session_state, str):
+            entries.append({"type": "bff:session_state", "value": session_state})
+        return json_answer(codec.encode(entries))
+
+    def _anonymous(self, current: CurrentRequest) -> Answer:
+        if self._settings.anonymous_user_status == 200:
+            return json_answer(b"null")
+        code = "session_expired" if current.cookie_presented else "session_missing"
+        refusal = problem(code, login_url=self._settings.login_path)
+        log_problem(
+            refusal,
+            cause=f"{current.path} was asked by somebody who is not logged in.",
+            remedy="The page offers a login.",
+            trace_id=current.trace_id,
+        )
+        return problem_answer(refusal, trace_id=current.trace_id)
+
+
+def _entries(claims: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """
+    Yield the claims as strings, an array element by element.
+
+    Names that begin with `bff:` are ours: an authorization server cannot put a logout link into our mouth.
+    """
+    for name, value in claims.items():
+        if name in PROTOCOL_CLAIMS or name.startswith("bff:"):
+            continue
+        for element in value if isinstance(value, list) else [value]:
+            if element is not None:
+                yield name, element if isinstance(element, str) else codec.encode(element).decode()

@@ -1,0 +1,98 @@
+"""Who is calling: the only two ways for a handler to learn it, each with the check that belongs to it."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from typing import Any
+from urllib.parse import urlencode
+
+from coatcheck.bff.answers import Answer, AnswerInstead, problem_answer, redirect
+from coatcheck.bff.current import SCOPE_KEY, CurrentRequest
+from coatcheck.bff.pages import hop
+from coatcheck.bff.problems import Problem, log_problem
+from coatcheck.bff.return_url import checked_return_url
+from coatcheck.errors import LoginRequired
+from coatcheck.tokens.values import User
+
+
+def current_request(scope: MutableMapping[str, Any]) -> CurrentRequest:
+    """
+    Return what the BFF knows of the request with the ASGI *scope*.
+
+    Raises:
+        RuntimeError: the request did not come through the BFF: `bff.install(app)` or `bff.wrap(app)` is missing.
+    """
+    current = scope.get(SCOPE_KEY)
+    if not isinstance(current, CurrentRequest):
+        raise RuntimeError("this request did not come through a BFF: call bff.install(app), or serve bff.wrap(app)")
+    return current
+
+
+async def api_user(scope: MutableMapping[str, Any]) -> User:
+    """
+    Return the user whose page's script makes this call.
+
+    Raises:
+        AnswerInstead: 403, the call does not prove that a page of ours makes it.
+        LoginRequired: nobody is logged in; the middleware answers 401.
+    """
+    current = current_request(scope)
+    refusal = current.check_api()
+    if refusal is not None:
+        raise AnswerInstead(_forbidden(current, refusal))
+    return await _user(current)
+
+
+async def page_user(scope: MutableMapping[str, Any]) -> User:
+    """
+    Return the user for whom a page is made, logging them in first if need be.
+
+    A navigation that another site started goes through one hop of our own first, because the browser withholds the
+    Strict cookie from it. A request that is no navigation is judged like a call of `api_user`.
+
+    Raises:
+        AnswerInstead: the hop, or the redirect to the login.
+    """
+    current = current_request(scope)
+    match current.check_page():
+        case "none":
+            return await api_user(scope)
+        case "foreign":
+            raise AnswerInstead(hop(_here(current)))
+        case _:
+            try:
+                return await _user(current)
+            except LoginRequired:
+                raise AnswerInstead(to_login(current)) from None
+
+
+def to_login(current: CurrentRequest) -> Answer:
+    """Send the browser to the login, and from there back to this page."""
+    return redirect(f"{current.settings.login_path}?{urlencode({'returnUrl': _here(current)})}")
+
+
+async def _user(current: CurrentRequest) -> User:
+    user = await current.user()
+    if user is None:
+        code = "session_expired" if current.cookie_presented else "session_missing"
+        raise LoginRequired(f"{current.path} is for users who are logged in", code=code)
+    return user
+
+
+def _here(current: CurrentRequest) -> str:
+    """The address of this page, if it is one that a browser may be sent back to."""
+    settings = current.settings
+    query = bytes(current.scope["query_string"]).decode("ascii", "replace")
+    text = settings.public_url.path + current.path + (f"?{query}" if query else "")
+    return checked_return_url(text, public_url=settings.public_url, endpoints=settings.endpoints) or settings.home
+
+
+def _forbidden(current: CurrentRequest, refusal: Problem) -> Answer:
+    rules = current.settings.csrf
+    log_problem(
+        refusal,
+        cause=f"{current.method} {current.path} does not prove that a page of {rules.origin.decode()} makes the call.",
+        remedy=f"Let the page send the header {rules.header_name.decode()}: {rules.header_value.decode()}.",
+        trace_id=current.trace_id,
+    )
+    return problem_answer(refusal, trace_id=current.trace_id)

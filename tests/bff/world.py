@@ -1,0 +1,191 @@
+"""A small world without any network: an application behind a BFF, its authorization server, and browsers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import httpx2
+import pytest
+
+from coatcheck.bff import BFF, page_user
+from coatcheck.bff.answers import json_answer
+from coatcheck.bff.who import api_user, current_request
+from coatcheck.sessions.memory import MemorySessionStore
+from coatcheck.sessions.seal import new_key
+from coatcheck.testing.authorization_server import AuthorizationServerApp
+from coatcheck.transport import BACK_CHANNEL_HTTP_CLIENT
+from tests.rig.user_agent import UserAgent
+from tests.testing.clocks import HandClock
+
+ISSUER = "http://127.0.0.1:9000"
+LOCAL = "http://localhost:8000"
+PUBLIC = "https://shop.example"
+KEY = new_key()
+
+
+class InProcess(httpx2.BaseTransport):
+    """Calls ASGI applications by host and port, on an event loop that this transport owns."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.apps: dict[str, Any] = {}
+        self.server: tuple[str, int] | None = ("127.0.0.1", 8000)
+        """The address on which requests seem to arrive."""
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        return self.loop.run_until_complete(self.call(request))
+
+    async def call(self, request: httpx2.Request) -> httpx2.Response:
+        app = self.apps[request.url.netloc.decode()]
+        body = request.read()
+        sent: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        target = request.extensions.get("target", request.url.raw_path)
+        raw_path, _, query = target.partition(b"?")
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": request.method,
+            "scheme": "http",
+            "path": httpx2.URL("http://x").copy_with(raw_path=raw_path).path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "root_path": "",
+            "headers": [(name.lower(), value) for name, value in request.headers.raw],
+            "server": self.server,
+            "client": ("127.0.0.1", 50000),
+        }
+        await app(scope, receive, send)
+        assert sent, f"no answer to {request.method} {request.url}"
+        content = b"".join(message.get("body", b"") for message in sent[1:])
+        return httpx2.Response(sent[0]["status"], headers=sent[0]["headers"], content=content, request=request)
+
+    def close(self) -> None:
+        pass
+
+
+async def application(scope: Any, receive: Any, send: Any) -> None:
+    """What stands behind the BFF: `/api/me` for scripts, `/page` for people, everything else for anybody."""
+    path = current_request(scope).path
+    if path == "/api/me":
+        document = (await api_user(scope)).name
+    elif path.startswith("/page"):
+        document = "page of " + (await page_user(scope)).name
+    else:
+        document = "for anybody"
+    await json_answer(f'"{document}"'.encode())(scope, receive, send)
+
+
+class World:
+    """One BFF in front of `application`, one provider, and the browsers of a test."""
+
+    def __init__(
+        self, *, public_url: str = LOCAL, issuer: str = ISSUER, app: Any = None, install: bool = False, **options: Any
+    ) -> None:
+        self.clock = HandClock()
+        self.transport = InProcess()
+        self.provider = AuthorizationServerApp(issuer, clock=self.clock)
+        self.store = MemorySessionStore(self.clock)
+        self.public_url = public_url
+        self.options = options
+        self.transport.apps[urlsplit(issuer).netloc] = self.provider
+        self.bff = self.start(app)
+
+    def start(self, app: Any = None) -> BFF:
+        """Start the application (again), with the same keys and the same store."""
+        self.back_channel = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=self.provider))
+        options: dict[str, Any] = {
+            "client": self.provider.client(),
+            "public_url": self.public_url,
+            "keys": [KEY],
+            "sessions": self.store,
+            "http_clients": {BACK_CHANNEL_HTTP_CLIENT: self.back_channel},
+            "clock": self.clock,
+            **self.options,
+        }
+        self.bff = BFF(options.pop("client"), **options)
+        self.serve(self.bff.wrap(app or application))
+        return self.bff
+
+    def serve(self, app: Any, *, at: str | None = None) -> None:
+        """Let *app* answer at the public URL, or under another host."""
+        self.transport.apps[at or urlsplit(self.public_url).netloc] = app
+
+    def browser(self) -> UserAgent:
+        """A browser with an empty profile."""
+        return UserAgent(self.public_url, transport=self.transport)
+
+    def logged_in(self, username: str = "alice", *, path: str = "/bff/login") -> UserAgent:
+        """A browser in which somebody is logged in."""
+        browser = self.browser()
+        response = browser.login(self.public_url + path, username=username)
+        assert response.status_code == 200, response.text
+        return browser
+
+    def callback(self, browser: UserAgent, *, username: str = "alice", path: str = "/bff/login") -> str:
+        """Log in at the provider and return the URL of the callback, without going there."""
+        stop = self.public_url + "/bff/callback"
+        response = browser.login(self.public_url + path, username=username, stop_at=stop)
+        return response.headers["location"]
+
+    def token_requests(self) -> int:
+        """How often the token endpoint was asked."""
+        return self.provider.count("token")
+
+    def sessions(self) -> int:
+        """How many sessions the store holds."""
+        return len(self.store._rows)
+
+    def close(self) -> None:
+        self.transport.loop.run_until_complete(self.bff.aclose())
+        self.transport.loop.run_until_complete(self.back_channel.aclose())
+        self.transport.loop.close()
+
+
+@contextmanager
+def world(**options: Any) -> Iterator[World]:
+    """A world that ends with the block."""
+    built = World(**options)
+    try:
+        yield built
+    finally:
+        built.close()
+
+
+def claims(response: httpx2.Response) -> dict[str, Any]:
+    """The claims of a `/bff/user` answer, by type."""
+    return {claim["type"]: claim["value"] for claim in response.json()}
+
+
+def query_of(url: str) -> dict[str, str]:
+    """The parameters of a URL."""
+    return dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The lines at WARNING or above."""
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def session_cookie(browser: UserAgent) -> str | None:
+    """The value of the session cookie, if the browser has one."""
+    values = [c.value for c in browser.cookies.all() if re.fullmatch("__Host-Http-coatcheck-[a-z0-9]{8}", c.name)]
+    return values[0] if values else None
+
+
+def login_cookies(browser: UserAgent) -> list[str]:
+    """The names of the correlation cookies that the browser holds."""
+    return [cookie.name for cookie in browser.cookies.all() if "-login-" in cookie.name]
