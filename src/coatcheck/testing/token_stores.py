@@ -13,8 +13,8 @@ never seen. No check needs an empty store.
     def test_my_store(check, database_url):
         asyncio.run(check(lambda: MyTokenStore(database_url), somebody))
 
-Without pytest, `asyncio.run(check_user_token_store(lambda: MyTokenStore(database_url)))` runs all of them. A broken rule
-is an `AssertionError` that says which one.
+Without pytest, `asyncio.run(check_user_token_store(lambda: MyTokenStore(database_url)))` runs all of them. A broken
+rule is an `AssertionError` that says which one.
 """
 
 from __future__ import annotations

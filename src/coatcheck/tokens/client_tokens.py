@@ -76,7 +76,7 @@ class ClientTokens:
         fetch = partial(self._fetch, endpoint, request, key, unheard=held is not None)
         if held is not None:
             if failure is None:
-                _ = self._flights.start(key, fetch)
+                self._flights.start(key, fetch)
             return held
         result = failure or await self._before_deadline(key, fetch)
         if isinstance(result, Verdict):

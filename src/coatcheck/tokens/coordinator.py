@@ -88,7 +88,7 @@ class RenewalCoordinator:
         """Renew in the background, unless that has just failed."""
         grant = self._grant(parameters, seen)
         if self._failure(grant, parameters) is None:
-            _ = self._flights.start(grant, partial(self._fly, user, parameters, seen, grant, unheard=True))
+            self._flights.start(grant, partial(self._fly, user, parameters, seen, grant, unheard=True))
 
     async def _before_deadline(
         self, user: User, parameters: UserTokenRequestParameters, seen: UserToken, *, still_good: bool

@@ -39,8 +39,8 @@ class UserTokenStore(Protocol):
         """
         Store *token* only if *replaces* is still what is stored, in one atomic step; else raise `StaleToken`.
 
-        Compare `access_token` and `refresh_token`. None is a login: it replaces whatever an earlier login left. When
-        what *replaces* names was deleted meanwhile, it stays deleted: raise `SessionGone` (or `StaleToken`).
+        It is enough to compare `refresh_token`. None is a login: it replaces whatever an earlier login left. When what
+        *replaces* names was deleted meanwhile, it stays deleted: raise `SessionGone` (or `StaleToken`).
         """
         ...
 

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from coatcheck.errors import (
+    CoatcheckError,
+    ConfigurationError,
+    InvalidGrant,
+    InvalidTokenResponse,
+    LoginRequired,
+    OAuthError,
+    StoreUnavailable,
+    TokenUnavailable,
+    TransportError,
+)
+from coatcheck.tokens.verdicts import VerdictKind, judge, no_refresh_token, store_unavailable
+
+MISCONFIGURED = ["invalid_client", "unauthorized_client", "invalid_scope", "invalid_target", "invalid_dpop_proof"]
+NEEDS_USER = ["interaction_required", "login_required", "consent_required"]
+TRANSIENT = ["temporarily_unavailable", "server_error", "slow_down", "something_new"]
+
+
+@pytest.mark.spec("REF-12", "REF-13")
+def test_only_invalid_grant_ends_a_session() -> None:
+    verdict = judge(InvalidGrant("invalid_grant"), issuer="https://issuer.example")
+    assert verdict.kind is VerdictKind.ENDED
+    error = verdict.error()
+    assert isinstance(error, LoginRequired)
+    assert error.code == "session_ended"
+
+
+@pytest.mark.spec("REF-13")
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        *((OAuthError(code), VerdictKind.MISCONFIGURED) for code in MISCONFIGURED),
+        *((OAuthError(code), VerdictKind.NEEDS_USER) for code in NEEDS_USER),
+        *((OAuthError(code), VerdictKind.TRANSIENT) for code in TRANSIENT),
+        (ConfigurationError("no key"), VerdictKind.MISCONFIGURED),
+        (TransportError("no answer", sent=True), VerdictKind.TRANSIENT),
+        (TransportError("no connection", sent=False), VerdictKind.TRANSIENT),
+        (InvalidTokenResponse("no token in it"), VerdictKind.TRANSIENT),
+    ],
+    ids=str,
+)
+def test_everything_else_keeps_it(error: CoatcheckError, kind: VerdictKind) -> None:
+    verdict = judge(error, issuer="https://issuer.example")
+    assert verdict.kind is kind
+    expected = LoginRequired if kind is VerdictKind.NEEDS_USER else TokenUnavailable
+    raised = verdict.error()
+    assert type(raised) is expected
+    assert getattr(raised, "code", "") != "session_ended"
+
+
+def test_the_message_names_the_issuer_the_error_and_the_remedy() -> None:
+    verdict = judge(OAuthError("invalid_client", "no such client"), issuer="https://issuer.example")
+    assert verdict.message == (
+        "https://issuer.example refused the token request: invalid_client: no such client; "
+        "check client_id, client_secret and client_auth"
+    )
+
+
+def test_retry_after_reaches_the_caller() -> None:
+    error = judge(TransportError("busy", sent=True, retry_after=timedelta(seconds=7)), issuer="i").error()
+    assert isinstance(error, TokenUnavailable)
+    assert error.retry_after == timedelta(seconds=7)
+
+
+def test_a_store_that_is_down_says_nothing_about_the_session() -> None:
+    assert isinstance(store_unavailable(StoreUnavailable("down")).error(), StoreUnavailable)
+
+
+def test_no_refresh_token_has_a_code_of_its_own() -> None:
+    error = no_refresh_token("default").error()
+    assert isinstance(error, LoginRequired)
+    assert error.code == "token_expired_no_refresh_token"
+
+
+def test_every_waiter_gets_an_exception_of_its_own() -> None:
+    """One object raised by many would collect the tracebacks of all."""
+    verdict = judge(OAuthError("invalid_client"), issuer="i")
+    assert verdict.error() is not verdict.error()
