@@ -21,7 +21,7 @@ from coatcheck.sessions import base64url
 from coatcheck.sessions.chunks import chunk_names, join, split
 from coatcheck.sessions.cookie import CookiePolicy, Cookies, delete_cookie
 from coatcheck.sessions.seal import KeyRing
-from coatcheck.sessions.server_side import TOUCHES_PER_IDLE_TIMEOUT, in_seconds
+from coatcheck.sessions.server_side import TOUCH_AFTER, in_seconds
 from coatcheck.sessions.session import Claims, Session
 from coatcheck.sessions.sessions import SessionHandle
 
@@ -63,7 +63,7 @@ class CookieSessions:
             return None
         if now >= contents.head.dead_at:
             return None
-        if slide and now - contents.head.seen_at >= contents.head.idle_timeout / TOUCHES_PER_IDLE_TIMEOUT:
+        if slide and now - contents.head.seen_at >= contents.head.idle_timeout * TOUCH_AFTER:
             contents = replace(contents, head=replace(contents.head, seen_at=now))
             return CookieHandle(self, contents, self.sealed(contents))
         return CookieHandle(self, contents, [])

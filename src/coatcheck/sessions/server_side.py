@@ -20,8 +20,8 @@ from coatcheck.sessions.sessions import SessionHandle
 from coatcheck.sessions.store import ReplacePart, SessionRow, SessionStore, Touch
 from coatcheck.sessions.vault import TICKET_BYTES, TICKET_LENGTH, Vault
 
-TOUCHES_PER_IDLE_TIMEOUT = 10
-"""A use is written down at most every tenth of the idle time: a session may die up to that much early, never late."""
+TOUCH_AFTER = 0.1
+"""A use is written down at most every tenth of the idle time: a session may die that much early, never late."""
 
 _log = logging.getLogger("coatcheck")
 
@@ -59,30 +59,14 @@ class ServerSideSessions:
         ticket = cookies.get(self._policy.session)
         if ticket is None or len(ticket) != TICKET_LENGTH:
             return None
-        row = await self.load(self._vault.key(ticket), now=now)
-        if row is None:
-            return None
-        try:
-            session = self._vault.open_session(row)
-        except (SealBroken, DecodeError):
-            return None  # damaged, or written by a newer version: no session, and nothing is deleted
-        if slide and now - row.seen_at >= row.idle_timeout / TOUCHES_PER_IDLE_TIMEOUT:
-            try:
-                row = await self._touch(row, now)
-            except SessionGone:
-                return None
-            session = replace(session, seen_at=row.seen_at)
-        return ServerSideHandle(self, row, session)
+        handle = await self._handle(self._vault.key(ticket), now=now)
+        if handle is None or not slide or now - handle.session.seen_at < handle.session.idle_timeout * TOUCH_AFTER:
+            return handle
+        return await self._used(handle, now)
 
     async def find(self, session_id: str, *, now: float) -> SessionHandle | None:
         """See `Sessions.find`."""
-        row = await self.load(base64url.decode(session_id), now=now)
-        if row is None:
-            return None
-        try:
-            return ServerSideHandle(self, row, self._vault.open_session(row))
-        except (SealBroken, DecodeError):
-            return None
+        return await self._handle(base64url.decode(session_id), now=now)
 
     async def create(
         self,
@@ -162,20 +146,32 @@ class ServerSideSessions:
         await self._store.update(row.key, ReplacePart("tokens", sealed, version))
         return replace(row, tokens=sealed, tokens_version=version + 1)
 
-    async def _touch(self, row: SessionRow, now: float) -> SessionRow:
-        """Write that the session was used. The requests that arrive meanwhile do not write it again."""
-        if row.key in self._touching:
-            return row
-        self._touching.add(row.key)
+    async def _handle(self, key: bytes, *, now: float) -> ServerSideHandle | None:
+        row = await self.load(key, now=now)
+        if row is None:
+            return None
         try:
-            await self._store.update(row.key, Touch(now))
+            return ServerSideHandle(self, row, self._vault.open_session(row))
+        except (SealBroken, DecodeError):
+            return None  # damaged, or written by a newer version: no session, and nothing is deleted
+
+    async def _used(self, handle: ServerSideHandle, now: float) -> ServerSideHandle | None:
+        """Write down that the session was used; None if it was deleted meanwhile."""
+        key = handle.row.key
+        if key in self._touching:
+            return handle  # another request of this moment writes it
+        self._touching.add(key)
+        try:
+            await self._store.update(key, Touch(now))
+        except SessionGone:
+            return None
         except StoreUnavailable as fault:
             # The session could be read, so this request is served; the next one tries to write again.
             _log.warning("a session could not be marked as used, so its idle time goes on: %s", fault)
-            return row
+            return handle
         finally:
-            self._touching.discard(row.key)
-        return replace(row, seen_at=now)
+            self._touching.discard(key)
+        return ServerSideHandle(self, replace(handle.row, seen_at=now), replace(handle.session, seen_at=now))
 
     async def _delete(self, handle: SessionHandle) -> None:
         key = base64url.decode(handle.session.id)
@@ -186,28 +182,28 @@ class ServerSideSessions:
 class ServerSideHandle:
     """A session of a store, within one request."""
 
-    __slots__ = ("_cookies", "_row", "_sessions", "session")
+    __slots__ = ("_cookies", "_sessions", "row", "session")
 
     renews_inline = False
 
     def __init__(self, sessions: ServerSideSessions, row: SessionRow, session: Session) -> None:
         self.session = session
         self._sessions = sessions
-        self._row = row
+        self.row = row
         self._cookies: list[bytes] = []
 
     async def tokens(self, *, reload: bool = False) -> tuple[bytes, int]:
         """See `SessionHandle.tokens`."""
         if reload:
-            row = await self._sessions.load(self._row.key)
+            row = await self._sessions.load(self.row.key)
             if row is None:
                 raise SessionGone("the session has ended")
-            self._row = row
-        return self._sessions.open_tokens(self._row), self._row.tokens_version
+            self.row = row
+        return self._sessions.open_tokens(self.row), self.row.tokens_version
 
     async def replace_tokens(self, data: bytes, *, version: int) -> None:
         """See `SessionHandle.replace_tokens`."""
-        self._row = await self._sessions.replace_tokens(self._row, data, version=version)
+        self.row = await self._sessions.replace_tokens(self.row, data, version=version)
 
     def set_cookies(self) -> list[bytes]:
         """See `SessionHandle.set_cookies`."""

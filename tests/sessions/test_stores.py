@@ -1,0 +1,196 @@
+"""The conformance suite: both stores keep every rule, and a store that breaks one is found out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from coatcheck.sessions import Change, MemorySessionStore, SessionRow, SessionStore, SQLiteSessionStore, Touch
+from coatcheck.testing import stores
+from coatcheck.testing.stores import SESSION_STORE_CHECKS, StoreCheck, check_session_store
+
+Opener = Callable[[Path], Callable[[], SessionStore]]
+
+
+def memory(folder: Path) -> Callable[[], SessionStore]:
+    store = MemorySessionStore()
+    return lambda: store
+
+
+def sqlite(folder: Path) -> Callable[[], SessionStore]:
+    return lambda: SQLiteSessionStore(folder / "sessions.db")
+
+
+@pytest.mark.spec("SES-05", "SES-06", "SES-07", "SES-08")
+@pytest.mark.parametrize("check", SESSION_STORE_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("opener", [memory, sqlite])
+def test_the_store_keeps_the_rule(opener: Opener, check: StoreCheck, tmp_path: Path) -> None:
+    asyncio.run(_run(check, opener(tmp_path)))
+
+
+async def _run(check: StoreCheck, open_store: Callable[[], SessionStore]) -> None:
+    async with asyncio.timeout(60):
+        await check(open_store)
+
+
+async def test_all_checks_run_in_one_call() -> None:
+    store = MemorySessionStore()
+    await check_session_store(lambda: store)
+    assert len(store) == 0
+
+
+def test_every_check_is_in_the_suite() -> None:
+    written = {
+        value
+        for name, value in vars(stores).items()
+        if asyncio.iscoroutinefunction(value) and not name.startswith("_") and value is not check_session_store
+    }
+    assert written == set(SESSION_STORE_CHECKS)
+
+
+# Controls: each of these stores breaks one rule, and the suite has to say so.
+
+
+class Overwrites(MemorySessionStore):
+    async def create(self, row: SessionRow) -> None:
+        await self.delete(row.key)
+        await super().create(row)
+
+
+class Resurrects(MemorySessionStore):
+    """Saves what it read before, as a cache with write-back would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._graves: dict[bytes, SessionRow] = {}
+
+    async def delete(self, key: bytes) -> SessionRow | None:
+        row = await super().delete(key)
+        if row is not None:
+            self._graves[key] = row
+        return row
+
+    async def update(self, key: bytes, change: Change) -> None:
+        if key in self._graves:
+            self._rows[key] = self._graves.pop(key)
+        await super().update(key, change)
+
+
+class ForgetsSilently(MemorySessionStore):
+    async def update(self, key: bytes, change: Change) -> None:
+        if key in self._rows:
+            await super().update(key, change)
+
+
+class NeverCompares(MemorySessionStore):
+    async def update(self, key: bytes, change: Change) -> None:
+        row = self._rows.get(key)
+        if row is not None and not isinstance(change, Touch):
+            change = replace(change, version=row.claims_version if change.part == "claims" else row.tokens_version)
+        await super().update(key, change)
+
+
+class ComparesTooEarly(MemorySessionStore):
+    """Reads, waits, then writes: without a lock between them two writers both see the old version."""
+
+    async def update(self, key: bytes, change: Change) -> None:
+        before = self._rows.get(key)
+        await super().update(key, change)
+        after = self._rows[key]
+        assert before is not None
+        self._rows[key] = before
+        await asyncio.sleep(0)
+        if key in self._rows:
+            self._rows[key] = after
+
+
+class OneVersionForAll(MemorySessionStore):
+    async def update(self, key: bytes, change: Change) -> None:
+        await super().update(key, change)
+        row = self._rows[key]
+        version = max(row.claims_version, row.tokens_version)
+        self._rows[key] = replace(row, claims_version=version, tokens_version=version)
+
+
+class TouchesBackwards(MemorySessionStore):
+    async def update(self, key: bytes, change: Change) -> None:
+        await super().update(key, change)
+        if isinstance(change, Touch):
+            self._rows[key] = replace(self._rows[key], seen_at=change.seen_at)
+
+
+class TouchChangesAVersion(MemorySessionStore):
+    async def update(self, key: bytes, change: Change) -> None:
+        await super().update(key, change)
+        if isinstance(change, Touch):
+            self._rows[key] = replace(self._rows[key], tokens_version=self._rows[key].tokens_version + 1)
+
+
+class DeletesWithoutARow(MemorySessionStore):
+    async def delete(self, key: bytes) -> SessionRow | None:
+        await super().delete(key)
+        return None
+
+
+class DropsTheSid(MemorySessionStore):
+    async def create(self, row: SessionRow) -> None:
+        await super().create(replace(row, sid_key=None))
+
+
+class AnswersWithTheLastRow(MemorySessionStore):
+    async def load(self, key: bytes) -> SessionRow | None:
+        return next(reversed(self._rows.values()), None)
+
+
+class CachesReads(MemorySessionStore):
+    """A cache that no write invalidates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._cache: dict[bytes, SessionRow] = {}
+
+    async def load(self, key: bytes) -> SessionRow | None:
+        row = self._cache.get(key) or await super().load(key)
+        if row is not None:
+            self._cache[key] = row
+        return row
+
+
+FOUND_OUT_BY: list[tuple[Callable[[], SessionStore], StoreCheck]] = [
+    (DropsTheSid, stores.a_created_row_is_loaded_as_it_was),
+    (AnswersWithTheLastRow, stores.an_unknown_key_loads_none),
+    (Overwrites, stores.create_never_overwrites),
+    (OneVersionForAll, stores.a_part_is_replaced_alone),
+    (NeverCompares, stores.a_stale_version_is_refused),
+    (TouchesBackwards, stores.a_touch_only_moves_forward),
+    (TouchChangesAVersion, stores.a_touch_only_moves_forward),
+    (CachesReads, stores.a_touch_and_a_replacement_do_not_undo_each_other),
+    (ForgetsSilently, stores.an_update_never_creates),
+    (DeletesWithoutARow, stores.delete_returns_the_row_once),
+    (NeverCompares, stores.exactly_one_of_many_writers_wins),
+    (ComparesTooEarly, stores.exactly_one_of_many_writers_wins),
+    (ComparesTooEarly, stores.no_increment_is_lost),
+    (CachesReads, stores.no_increment_is_lost),
+    (Resurrects, stores.a_deletion_wins_over_writers),
+    (AnswersWithTheLastRow, stores.everybody_gets_their_own_row),
+]
+
+
+@pytest.mark.parametrize(("broken", "check"), FOUND_OUT_BY)
+async def test_a_store_that_breaks_a_rule_is_found_out(broken: Callable[[], SessionStore], check: StoreCheck) -> None:
+    store = broken()
+    with pytest.raises(AssertionError):
+        await check(lambda: store)
+
+
+def test_every_check_has_a_store_that_fails_it() -> None:
+    assert {check for _, check in FOUND_OUT_BY} == set(SESSION_STORE_CHECKS)
+
+
+async def test_two_stores_that_do_not_share_their_data_are_found_out() -> None:
+    with pytest.raises(AssertionError, match="seen by every other opener"):
+        await check_session_store(MemorySessionStore)
