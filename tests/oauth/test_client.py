@@ -217,6 +217,13 @@ def test_algorithms_that_prove_nothing_are_refused(alg: str) -> None:
     assert "cannot be accepted" in refused("id_token_signed_response_alg", id_token_signed_response_alg=("RS256", alg))
 
 
+@pytest.mark.spec("OAU-13")
+def test_what_to_do_with_an_iss_that_was_not_announced_is_a_setting() -> None:
+    assert CLIENT.unadvertised_iss == "compare"
+    assert client(unadvertised_iss="refuse").unadvertised_iss == "refuse"
+    assert "'compare' or 'refuse'" in refused("unadvertised_iss", unadvertised_iss="ignore")
+
+
 def test_algorithms_are_a_list() -> None:
     assert "at least one" in refused("id_token_signed_response_alg", id_token_signed_response_alg=())
     assert "list of strings" in refused("id_token_signed_response_alg", id_token_signed_response_alg="RS256")

@@ -198,7 +198,7 @@ def read_authorization_response(
 
     *query* is all parameters that arrived, in order, from query and form together. Nothing may be sent to a token
     endpoint before this returns. An `iss` is compared whether or not the metadata announces it; *unadvertised_iss*
-    `"refuse"` discards answers with an `iss` that was not announced.
+    `"refuse"` (a setting of the client) discards answers with an `iss` that was not announced.
 
     Raises:
         InvalidAuthorizationResponse: the answer does not belong to the transaction, or breaks a rule.

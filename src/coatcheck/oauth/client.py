@@ -119,6 +119,11 @@ class Client:
     `client_secret_basic` form-encodes id and secret before base64 (RFC 6749 2.3.1); `"raw"` does not, for servers that
     decode nothing. It matters only for characters such as `%`, `+`, `:` and `/`.
     """
+    unadvertised_iss: Literal["compare", "refuse"] = "compare"
+    """
+    What to do with an `iss` in an authorization response that the metadata does not announce: compare it, as Google
+    needs; or refuse the answer, as RFC 9207 section 2.4 recommends.
+    """
     id_token_signed_response_alg: tuple[str, ...] = ("RS256", "PS256", "ES256", "EdDSA")
     """Algorithms accepted for id_tokens, whatever a token's header says."""
 
@@ -137,6 +142,7 @@ class Client:
         refuse_protected(self.token_params, PROTECTED_TOKEN_PARAMS, path="token_params")
         _check_endpoints(self.endpoints)
         _check_logout_parameter_names(self.logout_parameter_names)
+        _check_unadvertised_iss(self.unadvertised_iss)
         _check_algorithms(self.id_token_signed_response_alg)
 
 
@@ -242,6 +248,11 @@ def _check_logout_parameter_names(names: Mapping[str, str]) -> None:
             raise ConfigurationError(
                 f"unknown parameter {name!r}: expected {', '.join(LOGOUT_PARAMETERS)}", path="logout_parameter_names"
             )
+
+
+def _check_unadvertised_iss(policy: str) -> None:
+    if policy not in ("compare", "refuse"):
+        raise ConfigurationError(f"expected 'compare' or 'refuse', not {policy!r}", path="unadvertised_iss")
 
 
 def _check_algorithms(algorithms: tuple[str, ...]) -> None:
