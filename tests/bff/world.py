@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -148,6 +149,10 @@ class World:
     def sessions(self) -> int:
         """How many sessions the store holds."""
         return len(self.store._rows)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, for the application, the provider and the store."""
+        self.clock.forward(timedelta(seconds=seconds))
 
     def close(self) -> None:
         self.transport.loop.run_until_complete(self.bff.aclose())

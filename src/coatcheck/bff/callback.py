@@ -7,13 +7,15 @@ Nothing is sent anywhere before the answer has been tied to this browser (the co
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from coatcheck.bff.answers import Answer
 from coatcheck.bff.arrival import Arrival
 from coatcheck.bff.current import CurrentRequest
 from coatcheck.bff.diagnosis import Diagnosis, Stage, diagnose_login, diagnose_lost_login
 from coatcheck.bff.login import AGAIN, HOPPED
 from coatcheck.bff.pages import hop
-from coatcheck.bff.problems import log_problem, problem
+from coatcheck.bff.problems import ERROR_HEADER, log_problem, problem
 from coatcheck.bff.refusals import refuse
 from coatcheck.bff.return_url import checked_return_url
 from coatcheck.bff.settings import Settings
@@ -55,7 +57,12 @@ class Callback:
         try:
             metadata = await self._server.metadata()
             stage = "authorization_response"
-            code = read_authorization_response(current.parameters, attempt.transaction, metadata)
+            code = read_authorization_response(
+                current.parameters,
+                attempt.transaction,
+                metadata,
+                unadvertised_iss=self._server.client.unadvertised_iss,
+            )
             used = self._attempts.consume(attempt, current.cookies, now=self._settings.clock.time())
             if used is not None:
                 return self._lost(current, used)
@@ -82,7 +89,8 @@ class Callback:
         if lost.second or not current.wants_page:
             return refuse(current, diagnosis, retry=True)
         log_problem(problem(diagnosis.code), cause=diagnosis.cause, remedy=diagnosis.remedy, trace_id=current.trace_id)
-        return hop(f"{self._settings.login_path}?{AGAIN}=1&{HOPPED}=1", status=400)
+        way = hop(f"{self._settings.login_path}?{AGAIN}=1&{HOPPED}=1", status=400)
+        return replace(way, headers=(*way.headers, (ERROR_HEADER, diagnosis.code.encode("ascii"))))
 
     def _return_url(self, attempt: LoginAttempt) -> str:
         """Check the return URL again: what was stored is not trusted more than what was sent."""
