@@ -17,6 +17,7 @@ from coatcheck.sessions import (
     ServerSideSessions,
     SessionHandle,
     Sessions,
+    SessionStore,
     new_key,
     parse_cookies,
 )
@@ -61,15 +62,18 @@ class Scene:
         self.clock = HandClock()
         self.service = TokenService(self.clock)
         self.pauses: list[float] = []
-        policy, ring = CookiePolicy("abcdefgh"), KeyRing([new_key()])
         self.session_store = MemorySessionStore(self.clock)
-        self.sessions: Sessions = (
-            CookieSessions(ring, policy, clock=self.clock)
-            if cookies
-            else ServerSideSessions(self.session_store, ring, policy, clock=self.clock)
-        )
+        self.sessions: Sessions
+        if cookies:
+            self.sessions = CookieSessions(KeyRing([new_key()]), CookiePolicy("abcdefgh"), clock=self.clock)
+        else:
+            self.replace_session_store(self.session_store)
         arguments: dict[str, Any] = {"client": CLIENT, "send": self.service, "clock": self.clock, "pause": self._pause}
         self.tokens = Tokens(**(arguments | tokens_arguments))
+
+    def replace_session_store(self, store: SessionStore) -> None:
+        """Keep sessions in *store* from now on."""
+        self.sessions = ServerSideSessions(store, KeyRing([new_key()]), CookiePolicy("abcdefgh"), clock=self.clock)
 
     async def _pause(self, seconds: float) -> None:
         self.pauses.append(seconds)

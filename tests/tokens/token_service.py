@@ -164,7 +164,7 @@ class TokenService:
             grant.refresh_token = answer["refresh_token"] = f"refresh-{next(self._numbers)}"
             self._grants[grant.refresh_token] = grant
         if self.id_token_on_refresh:
-            answer["id_token"] = self.id_token(grant.sub, **self.id_token_claims)
+            answer["id_token"] = self.id_token(**({"sub": grant.sub} | self.id_token_claims))
         return _json(answer | changes)
 
     def _answer(self, owner: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import hashlib
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
 from coatcheck.clock import Clock
@@ -130,7 +130,8 @@ class Renewer:
                     return Renewed(parameters, current)
                 successor = self._successor(grant, current, parameters)
                 if successor is not None:
-                    return await self._write(user, current, successor, grant, endpoint)
+                    current = await self.stored(user, successor.parameters)  # it may be for another access token
+                    return await self._write(user, current, replace(successor, sent=False), grant, endpoint)
                 return await self._send(user, parameters, current, grant, endpoint)
         except LoginRequired as error:
             return Refused(parameters, Verdict(VerdictKind.ENDED, str(error), code=error.code), personal=True)

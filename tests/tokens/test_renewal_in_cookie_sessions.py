@@ -1,0 +1,207 @@
+"""Renewing inline: the tokens travel in the browser's cookie, so the response itself must carry the new ones."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from coatcheck.errors import LoginRequired, TokenUnavailable
+from coatcheck.oauth.messages import Response
+from coatcheck.tokens import TokenState, User, UserTokenRequestParameters
+from tests.tokens.scene import LIFETIME, STALE, Browser, Scene, forced
+
+ORDERS = UserTokenRequestParameters(scope="orders.read")
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene(cookies=True)
+
+
+async def test_a_stale_token_is_renewed_before_the_response_starts(scene: Scene) -> None:
+    browser = await scene.log_in()
+    before = await browser.stored()
+    scene.clock.forward(STALE)
+    user = await browser.request()
+    renewed = await scene.tokens.user_token(user)
+    assert renewed.access_token != before.access_token
+    browser.receive(user.session)
+    assert await browser.stored() == renewed
+
+
+async def test_a_stale_token_is_used_when_it_cannot_be_renewed_now(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    browser = await scene.log_in()
+    before = await browser.stored()
+    scene.service.answers.append(Response(503))
+    scene.clock.forward(STALE)
+    for _ in range(3):
+        assert await scene.tokens.user_token(await browser.request()) == before
+    assert scene.service.refreshes == 1
+    assert len(caplog.records) == 1
+
+
+async def test_an_expired_token_that_cannot_be_renewed_is_no_token(scene: Scene) -> None:
+    browser = await scene.log_in()
+    scene.service.answers.append(Response(503))
+    scene.clock.forward(LIFETIME)
+    with pytest.raises(TokenUnavailable):
+        await scene.tokens.user_token(await browser.request())
+
+
+async def parallel_requests(browser: Browser, number: int) -> list[User]:
+    return [await browser.request() for _ in range(number)]
+
+
+@pytest.mark.spec("REF-01")
+async def test_every_parallel_request_gets_the_token_and_a_cookie_with_it(scene: Scene) -> None:
+    """Whichever response the browser applies last, it holds the new refresh token."""
+    browser = await scene.log_in()
+    scene.clock.forward(LIFETIME)
+    users = await parallel_requests(browser, 50)
+    tokens = await asyncio.gather(*(scene.tokens.user_token(user) for user in users))
+    assert len({token.access_token for token in tokens}) == 1
+    assert scene.service.refreshes == 1
+    for user in users:
+        browser.receive(user.session)
+        assert await browser.stored() == tokens[0]
+
+
+@pytest.mark.spec("REF-11")
+async def test_a_straggler_with_the_old_cookie_gets_the_new_token(scene: Scene) -> None:
+    """It left the browser before the response with the new cookie had arrived: its refresh token is spent."""
+    browser = await scene.log_in()
+    scene.clock.forward(LIFETIME)
+    straggler = await browser.request()
+    renewed = await scene.tokens.user_token(await browser.request())
+    scene.clock.forward(timedelta(seconds=59))
+    assert await scene.tokens.user_token(straggler) == renewed
+    assert scene.service.refreshes == 1
+    browser.receive(straggler.session)
+    assert await browser.stored() == renewed
+
+
+@pytest.mark.spec("REF-11")
+async def test_the_memory_for_stragglers_ends_after_a_minute(scene: Scene) -> None:
+    browser = await scene.log_in()
+    scene.clock.forward(LIFETIME)
+    late = await browser.request()
+    await scene.tokens.user_token(await browser.request())
+    scene.clock.forward(timedelta(seconds=60))
+    with pytest.raises(LoginRequired):
+        await scene.tokens.user_token(late)
+    assert scene.service.refreshes == 2
+
+
+@pytest.mark.spec("REF-11")
+async def test_a_straggler_follows_several_renewals(scene: Scene) -> None:
+    """With tokens of five seconds its refresh token may be three generations old."""
+    browser = await scene.log_in()
+    scene.service.expires_in = 5
+    scene.clock.forward(LIFETIME)
+    straggler = await browser.request()
+    for _ in range(3):
+        scene.clock.forward(timedelta(seconds=5))
+        user = await browser.request()
+        await scene.tokens.user_token(user)
+        browser.receive(user.session)
+    assert await scene.tokens.user_token(straggler) == await browser.stored()
+    assert scene.service.refreshes == 3
+
+
+async def test_a_straggler_that_wants_another_access_token_uses_the_new_refresh_token(scene: Scene) -> None:
+    browser = await scene.log_in()
+    scene.clock.forward(LIFETIME)
+    straggler = await browser.request()
+    renewed = await scene.tokens.user_token(await browser.request())
+    token = await scene.tokens.user_token(straggler, ORDERS)
+    assert [form["refresh_token"] for form in scene.service.requests][1] == renewed.refresh_token
+    assert token.access_token != renewed.access_token
+    browser.receive(straggler.session)
+    stored = await browser.stored()
+    assert (stored.access_token, stored.refresh_token) == (renewed.access_token, token.refresh_token)
+
+
+async def test_parallel_requests_for_different_access_tokens_never_send_a_refresh_token_twice(scene: Scene) -> None:
+    browser = await scene.log_in()
+    scene.clock.forward(LIFETIME)
+    wanted = [UserTokenRequestParameters(), ORDERS, UserTokenRequestParameters(scope="rates.read")]
+    calls = [(await browser.request(), parameters) for parameters in wanted for _ in range(3)]
+    tokens = await asyncio.gather(*(scene.tokens.user_token(user, parameters) for user, parameters in calls))
+    assert scene.service.refreshes == 3
+    assert len({form["refresh_token"] for form in scene.service.requests}) == 3
+    assert len({token.access_token for token in tokens}) == 3
+
+
+async def test_without_rotation_a_newer_access_token_is_found_and_an_old_one_is_renewed(scene: Scene) -> None:
+    browser = await scene.log_in()
+    scene.service.rotation = False
+    scene.clock.forward(LIFETIME)
+    straggler = await browser.request()
+    user = await browser.request()
+    renewed = await scene.tokens.user_token(user)
+    assert await scene.tokens.user_token(straggler) == renewed
+    browser.receive(user.session)
+    again = await scene.tokens.user_token(await browser.request(), forced())
+    assert again.access_token != renewed.access_token
+    assert scene.service.refreshes == 2
+
+
+@pytest.mark.spec("REF-07")
+async def test_the_first_request_leaving_does_not_cost_the_others_their_cookie(scene: Scene) -> None:
+    browser = await scene.log_in()
+    scene.clock.forward(LIFETIME)
+    first, second = await parallel_requests(browser, 2)
+    async with scene.service.held() as gate:
+        leaving = asyncio.create_task(scene.tokens.user_token(first))
+        await gate.arrived.wait()
+        staying = asyncio.create_task(scene.tokens.user_token(second))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        gate.released.set()
+        renewed = await staying
+    browser.receive(second.session)
+    assert await browser.stored() == renewed
+    assert scene.service.refreshes == 1
+
+
+@pytest.mark.spec("REF-12")
+async def test_invalid_grant_ends_the_session_of_every_waiter(scene: Scene) -> None:
+    browser = await scene.log_in()
+    token = await browser.stored()
+    assert token.refresh_token is not None
+    scene.service.revoke_at_the_provider(token.refresh_token)
+    scene.clock.forward(LIFETIME)
+    users = await parallel_requests(browser, 5)
+    results = await asyncio.gather(*(scene.tokens.user_token(user) for user in users), return_exceptions=True)
+    assert [getattr(result, "code", None) for result in results] == ["session_ended"] * 5
+    with pytest.raises(LoginRequired):
+        await scene.tokens.user_token(await browser.request())
+    assert scene.service.refreshes == 1
+
+
+@pytest.mark.spec("SES-08")
+async def test_the_memory_for_stragglers_is_nobody_elses(scene: Scene) -> None:
+    browsers = {f"user-{number}": await scene.log_in(f"user-{number}") for number in range(50)}
+    scene.clock.forward(LIFETIME)
+    for _ in range(2):
+        calls = [(sub, await browser.request()) for sub, browser in browsers.items() for _ in range(4)]
+        tokens = await asyncio.gather(*(scene.tokens.user_token(user) for _, user in calls))
+        assert [scene.service.owners[token.access_token] for token in tokens] == [sub for sub, _ in calls]
+    assert scene.service.refreshes == 50
+
+
+async def test_a_renewed_token_is_fresh_in_the_next_request(scene: Scene) -> None:
+    browser = await scene.log_in()
+    scene.clock.forward(LIFETIME)
+    user = await browser.request()
+    await scene.tokens.user_token(user)
+    browser.receive(user.session)
+    assert (await browser.stored()).state(scene.clock.time()) is TokenState.FRESH
+    await scene.tokens.user_token(await browser.request())
+    assert scene.service.refreshes == 1
