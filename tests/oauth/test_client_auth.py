@@ -28,7 +28,7 @@ from coatcheck.oauth import (
     revocation_request,
     token_request,
 )
-from coatcheck.oauth.client_auth import JWT_BEARER
+from coatcheck.oauth.client_assertion import JWT_BEARER
 from coatcheck.oauth.jwks import KeySet, parse_jwks
 from coatcheck.oauth.jwt import generate_private_key, public_jwk, verify_jws
 from tests.oauth.samples import CLIENT, ISSUER, METADATA, NOW, form_of

@@ -15,6 +15,7 @@ from coatcheck.oauth.authorize import (
 from coatcheck.oauth.client import Client, ClientAuthMethod
 from coatcheck.oauth.client_assertion import ClientAssertion, ClientAssertionService, PrivateKeyJWT
 from coatcheck.oauth.client_auth import ClientAuthentication, authenticate, choose_method
+from coatcheck.oauth.dpop import DPoPKey
 from coatcheck.oauth.grants import (
     ACCESS_TOKEN_TYPE,
     authorization_code_form,
@@ -23,6 +24,8 @@ from coatcheck.oauth.grants import (
     token_exchange_form,
     token_request,
 )
+from coatcheck.oauth.id_token import check_refreshed_id_token, verify_id_token
+from coatcheck.oauth.jwks import KeySet, jwks_request, parse_jwks
 from coatcheck.oauth.logout import end_session_url, parse_revocation_response, revocation_request
 from coatcheck.oauth.messages import Exchange, Form, Request, Response, form_request
 from coatcheck.oauth.metadata import Metadata, discover, metadata_urls, parse_metadata
@@ -37,8 +40,10 @@ __all__ = [
     "ClientAssertionService",
     "ClientAuthMethod",
     "ClientAuthentication",
+    "DPoPKey",
     "Exchange",
     "Form",
+    "KeySet",
     "Metadata",
     "PrivateKeyJWT",
     "Request",
@@ -47,13 +52,16 @@ __all__ = [
     "authenticate",
     "authorization_code_form",
     "authorization_url",
+    "check_refreshed_id_token",
     "choose_method",
     "client_credentials_form",
     "discover",
     "end_session_url",
     "form_request",
+    "jwks_request",
     "metadata_urls",
     "new_transaction",
+    "parse_jwks",
     "parse_metadata",
     "parse_revocation_response",
     "parse_token_exchange_response",
@@ -64,4 +72,5 @@ __all__ = [
     "revocation_request",
     "token_exchange_form",
     "token_request",
+    "verify_id_token",
 ]

@@ -9,19 +9,11 @@ from urllib.parse import quote_plus
 
 from coatcheck.errors import ConfigurationError
 from coatcheck.oauth.client import Client, ClientAuthMethod
-from coatcheck.oauth.client_assertion import JWT_BEARER, ClientAssertion, ClientAssertionService, PrivateKeyJWT
+from coatcheck.oauth.client_assertion import ClientAssertion as ClientAssertion
+from coatcheck.oauth.client_assertion import ClientAssertionService as ClientAssertionService
+from coatcheck.oauth.client_assertion import PrivateKeyJWT as PrivateKeyJWT
 from coatcheck.oauth.messages import Form
 from coatcheck.oauth.metadata import Metadata
-
-__all__ = [
-    "JWT_BEARER",
-    "ClientAssertion",
-    "ClientAssertionService",
-    "ClientAuthentication",
-    "PrivateKeyJWT",
-    "authenticate",
-    "choose_method",
-]
 
 
 @dataclass(frozen=True, slots=True)
