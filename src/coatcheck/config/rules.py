@@ -37,7 +37,7 @@ class GatewayConfig:
     @property
     def development(self) -> bool:
         """`public_url` and the address we listen on are loopback, and no trusted proxy is named."""
-        return self.public_url.loopback
+        return self.public_url.loopback and self.server.listen.loopback and not self.server.trusted_proxies
 
 
 def problems_between(config: GatewayConfig) -> Iterator[ConfigurationError]:
@@ -56,18 +56,15 @@ def problems_between(config: GatewayConfig) -> Iterator[ConfigurationError]:
 
 
 def _check_development(config: GatewayConfig) -> None:
-    """What development mode allows must not be reachable from elsewhere; outside it, nothing is made up."""
-    if config.public_url.loopback:
-        remedy = "use a public_url that others can reach, or keep to loopback everywhere"
-        if not config.server.listen.loopback:
-            message = (
-                f"{config.server.listen} can be reached from other machines while public_url is loopback: {remedy}"
-            )
-            raise ConfigurationError(message, path="server.listen")
-        if config.server.trusted_proxies:
-            message = f"there is no proxy to trust while public_url is loopback: {remedy}"
-            raise ConfigurationError(message, path="server.trusted_proxies")
-    elif config.keys is None:
+    """Plain http is for development mode, and so is a key that is made up; nobody else may reach what they protect."""
+    remedy = "use the https address that browsers know as public_url, or keep to loopback everywhere"
+    if not config.public_url.secure and not config.server.listen.loopback:
+        message = f"{config.server.listen} can be reached from other machines while public_url is plain http: {remedy}"
+        raise ConfigurationError(message, path="server.listen")
+    if not config.public_url.secure and config.server.trusted_proxies:
+        message = f"behind a proxy there is no development mode, and public_url is plain http: {remedy}"
+        raise ConfigurationError(message, path="server.trusted_proxies")
+    if not config.development and config.keys is None:
         message = (
             'is missing: run `coatcheck new-key`, keep the key as a secret, and add keys = [{ env = "COATCHECK_KEY" }]'
         )
@@ -77,7 +74,8 @@ def _check_development(config: GatewayConfig) -> None:
 def _check_sessions(config: GatewayConfig) -> None:
     store = config.sessions.store
     if store is None:
-        if not config.development:
+        # Plain http without development mode has been told already.
+        if config.public_url.secure and not config.development:
             message = 'is missing: add store = "sqlite:///var/lib/coatcheck/sessions.db", or store = "cookie"'
             raise ConfigurationError(message, path="sessions.store")
     elif store not in ("memory", "cookie") and not store.startswith("sqlite:"):
@@ -153,10 +151,8 @@ def _check_remote_url(api: APIWords) -> None:
         secure = "https://" + api.url.removeprefix("http://")
         if not (api.url.startswith("http://") and _is_url(secure)):
             raise ConfigurationError(str(error), path="url") from None
-        if not api.insecure_http:
-            message = (
-                f"{api.url} would carry tokens in clear: use https, or add insecure_http = true if you accept that"
-            )
+        if not api.insecure:
+            message = f"{api.url} would carry tokens in clear: use https, or add insecure = true if you accept that"
             raise ConfigurationError(message, path="url") from None
 
 

@@ -85,7 +85,7 @@ class APIWords(Words, frozen=True, kw_only=True):
     csrf: bool = True
     exchange: ExchangeWords | None = None
     retriever: str | None = None
-    insecure_http: bool = False
+    insecure: bool = False
 
 
 class FrontendWords(Words, frozen=True, kw_only=True):

@@ -1,1 +1,1 @@
-"""The gateway: what `coatcheck run` serves."""
+"""The gateway: what `coatcheck run` serves, as a process of its own."""

@@ -1,0 +1,190 @@
+"""From a configuration to the ASGI application that every worker serves."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from coatcheck.bff.answers import Answer, ASGIApp, Receive, Scope
+from coatcheck.bff.app import BFF
+from coatcheck.bff.keys import DEVELOPMENT_FOLDER, development_database, development_key
+from coatcheck.bff.problems import Send, problem, send_problem
+from coatcheck.clock import SYSTEM_CLOCK, Clock
+from coatcheck.config import APIWords, GatewayConfig
+from coatcheck.config.explain import prefixed
+from coatcheck.errors import ConfigurationError, StoreUnavailable
+from coatcheck.gateway.client_address import ClientAddress
+from coatcheck.gateway.frontend import Frontend
+from coatcheck.sessions.memory import MemorySessionStore
+from coatcheck.sessions.sqlite import SQLiteSessionStore
+from coatcheck.sessions.store import SessionStore
+from coatcheck.telemetry import trace_id
+from coatcheck.tokens.renewal import Checkpoints, no_checkpoint
+from coatcheck.tokens.retrievers import AccessTokenRetriever, CachedAccessTokenRetriever, TokenExchangeRetriever
+
+HEALTHY = Answer(200, ((b"content-type", b"text/plain"), (b"cache-control", b"no-store")), b"ok\n")
+
+
+def create_app(
+    config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK, checkpoints: Checkpoints = no_checkpoint
+) -> ASGIApp:
+    """
+    Build the gateway. *clock* and *checkpoints* are for tests, as in `BFF`.
+
+    Raises:
+        ConfigurationError: what only building can find out: a retriever that cannot be imported, a key file that cannot
+            be written.
+    """
+    store = session_store(config, clock=clock)
+    bff = create_bff(config, store=store, clock=clock, checkpoints=checkpoints)
+    app = bff.wrap(_behind_the_bff(config))
+    if config.server.trusted_proxies:
+        app = ClientAddress(app, config.server.trusted_proxies)
+    return Health(app, store)
+
+
+def create_bff(
+    config: GatewayConfig, *, store: SessionStore | None, clock: Clock, checkpoints: Checkpoints = no_checkpoint
+) -> BFF:
+    """Build the part between the browser and the APIs. Without a *store*, sessions are in cookies."""
+    keys = config.keys
+    if keys is None:
+        with _writing_development_files(config):
+            keys = (development_key(config.folder / DEVELOPMENT_FOLDER),)
+    bff = BFF(
+        config.clients["default"],
+        public_url=config.public_url.absolute(""),
+        keys=keys,
+        clients={name: client for name, client in config.clients.items() if name != "default"},
+        sessions=store or "cookie",
+        lifetime=config.sessions.lifetime,
+        idle_timeout=config.sessions.idle_timeout,
+        development=config.development,
+        clock=clock,
+        checkpoints=checkpoints,
+    )
+    for position, api in enumerate(config.apis):
+        try:
+            _add_remote_api(bff, api, folder=config.folder)
+        except ConfigurationError as error:
+            raise prefixed(error, f"api[{position}]") from error
+    return bff
+
+
+def session_store(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK) -> SessionStore | None:
+    """Make the store that the file names; None for cookies."""
+    match config.sessions.store:
+        case "cookie":
+            return None
+        case "memory":
+            return MemorySessionStore(clock)
+        case None:
+            with _writing_development_files(config):
+                return SQLiteSessionStore(development_database(config.folder / DEVELOPMENT_FOLDER), clock=clock)
+        case url:
+            return SQLiteSessionStore(config.folder / url.removeprefix("sqlite://"), clock=clock)
+
+
+@contextmanager
+def _writing_development_files(config: GatewayConfig) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        folder = config.folder / DEVELOPMENT_FOLDER
+        message = f"development mode cannot write into {folder}: {error.strerror}. Make it writable, or give keys"
+        raise ConfigurationError(message, path="keys") from error
+
+
+class Health:
+    """
+    `/healthz`: this process answers. `/readyz`: it can read sessions. Before everything else, for probes know no hosts.
+
+    The authorization server does not count: who is logged in stays so while it is away.
+    """
+
+    def __init__(self, app: ASGIApp, store: SessionStore | None) -> None:
+        self._app = app
+        self._store = store
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"] if scope["type"] == "http" else None
+        if path == "/healthz":
+            await HEALTHY(scope, receive, send)
+        elif path == "/readyz":
+            await self._ready(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _ready(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            if self._store is not None:
+                await self._store.load(bytes(32))
+        except StoreUnavailable:
+            await send_problem(send, problem("store_unavailable"), trace_id=trace_id())
+        else:
+            await HEALTHY(scope, receive, send)
+
+
+def _add_remote_api(bff: BFF, api: APIWords, *, folder: Path) -> None:
+    bff.remote_api(
+        api.path,
+        api.url,
+        token=api.token,
+        retriever=_retriever(api, folder=folder),
+        scope=api.scope,
+        resource=api.resource,
+        client=api.client,
+        timeout=api.timeout,
+        anonymous=api.anonymous,
+        csrf=api.csrf,
+        insecure=api.insecure,
+    )
+
+
+def _retriever(api: APIWords, *, folder: Path) -> AccessTokenRetriever | None:
+    if api.retriever is not None:
+        return _imported(api.retriever, folder=folder)
+    if api.exchange is None:
+        return None
+    exchange = TokenExchangeRetriever(
+        audience=api.exchange.audience,
+        resource=api.exchange.resource,
+        scope=api.exchange.scope,
+        client=api.client,
+    )
+    return CachedAccessTokenRetriever(exchange)
+
+
+def _imported(name: str, *, folder: Path) -> AccessTokenRetriever:
+    """Make the retriever that `"module:Class"` names. Modules beside the file are found, too."""
+    module_name, _, class_name = name.partition(":")
+    if not module_name or not class_name.isidentifier():
+        raise ConfigurationError(f'expected "module:Class", not {name!r}', path="retriever")
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    try:
+        retriever = getattr(importlib.import_module(module_name), class_name)()
+    except Exception as error:
+        message = f"cannot make {name!r}: {type(error).__name__}: {error}. It is imported and called without arguments"
+        raise ConfigurationError(" ".join(message.split()), path="retriever") from error
+    if not callable(getattr(retriever, "get_access_token", None)):
+        message = f"{name!r} has no method get_access_token: see AccessTokenRetriever"
+        raise ConfigurationError(message, path="retriever")
+    return retriever  # type: ignore[no-any-return]  # what else it must be, only a call can show
+
+
+def _behind_the_bff(config: GatewayConfig) -> ASGIApp:
+    if config.frontend is None:
+        return _nothing
+    reserved = ("/api", "/bff", *(api.path for api in config.apis))
+    return Frontend(config.folder / config.frontend.static, config.frontend.fallback, reserved=reserved)
+
+
+async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "http":
+        await send_problem(send, problem("not_found"), trace_id=trace_id())
+    elif scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008})

@@ -1,0 +1,111 @@
+"""`coatcheck check`: all that can be known of a file before it serves; its authorization servers are asked, too."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from coatcheck.clock import SYSTEM_CLOCK
+from coatcheck.config import ConfigurationProblems, GatewayConfig, load_config
+from coatcheck.errors import ConfigurationError, InvalidMetadata, TransportError
+from coatcheck.gateway.app import create_bff, session_store
+from coatcheck.oauth.client import Client
+from coatcheck.oauth.metadata import Metadata
+from coatcheck.provider import AuthorizationServer
+from coatcheck.transport import BackChannel
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What is wrong, one line each; and what is good to know."""
+
+    problems: tuple[str, ...]
+    summary: tuple[str, ...] = ()
+
+
+def check(file: Path) -> Findings:
+    """Read, resolve and build what a file describes, then fetch metadata and keys of every registration."""
+    try:
+        config = load_config(file)
+        store = session_store(config)
+        bff = create_bff(config, store=store, clock=SYSTEM_CLOCK)
+    except ConfigurationProblems as error:
+        return Findings(tuple(str(problem) for problem in error.problems))
+    except ConfigurationError as error:
+        return Findings((str(error),))
+    problems = asyncio.run(_ask_authorization_servers(config))
+    summary = (
+        f"{config.public_url.absolute('/')} on {config.server.listen}, {config.server.workers} worker(s)",
+        f"register at {config.clients['default'].issuer}: redirect URI {bff.redirect_uri}",
+        f"register there, too: post-logout redirect URI {bff.post_logout_redirect_uri}",
+        *(f"{api.path} -> {api.url} (token: {api.token})" for api in config.apis),
+        f"sessions: {config.sessions.store or 'development mode'}, "
+        f"{_plural(len(config.keys or ('',)), 'key')} in the ring, the first one seals",
+    )
+    return Findings(problems, () if problems else summary)
+
+
+async def _ask_authorization_servers(config: GatewayConfig) -> tuple[str, ...]:
+    back_channel = BackChannel()
+    try:
+        answers = [await _ask(at, client, back_channel) for at, client in _registrations(config)]
+    finally:
+        await back_channel.aclose()
+    return tuple(problem for problems in answers for problem in problems)
+
+
+def _registrations(config: GatewayConfig) -> list[tuple[str, Client]]:
+    return [("client" if name == "default" else f"clients.{name}", client) for name, client in config.clients.items()]
+
+
+async def _ask(at: str, client: Client, back_channel: BackChannel) -> list[str]:
+    server = AuthorizationServer(client, back_channel.send, SYSTEM_CLOCK)
+    try:
+        metadata = await server.metadata()
+        keys = await server.keys() if metadata.jwks_uri else None
+    except TransportError as error:
+        return [f"{at}.issuer: {client.issuer} cannot be asked: {error}. Check the address, the network and proxies"]
+    except InvalidMetadata as error:
+        return [f"{at}.issuer: {error}"]
+    finally:
+        await server.aclose()
+    problems = [problem for rule in _RULES if (problem := rule(client, metadata))]
+    if keys is not None and not keys.keys:
+        problems.append("issuer: its key set has no key that can verify an id_token")
+    return [f"{at}.{problem}" for problem in problems]
+
+
+def _authentication(client: Client, metadata: Metadata) -> str | None:
+    offered = metadata.token_endpoint_auth_methods_supported
+    method = client.client_auth if isinstance(client.client_auth, str) else None
+    method = method or ("private_key_jwt" if client.client_auth else None)
+    if offered is None or method is None or method in offered:
+        return None
+    return f"client_auth: {client.issuer} offers {', '.join(offered)}, not {method}"
+
+
+def _signatures(client: Client, metadata: Metadata) -> str | None:
+    offered = metadata.id_token_signing_alg_values_supported
+    if offered is None or set(offered) & set(client.id_token_signed_response_alg):
+        return None
+    accepted = ", ".join(client.id_token_signed_response_alg)
+    return (
+        f"id_token_signed_response_alg: {client.issuer} signs with {', '.join(offered)}, accepted are {accepted}: "
+        "change one of them"
+    )
+
+
+def _login(client: Client, metadata: Metadata) -> str | None:
+    if metadata.authorization_endpoint is not None and metadata.jwks_uri is not None:
+        return None
+    missing = "authorization_endpoint" if metadata.authorization_endpoint is None else "jwks_uri"
+    return f"endpoints: the metadata of {client.issuer} has no {missing}: add it here"
+
+
+_RULES: tuple[Callable[[Client, Metadata], str | None], ...] = (_authentication, _signatures, _login)
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

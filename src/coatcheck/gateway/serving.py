@@ -1,0 +1,164 @@
+"""Serving on granian: worker processes for `coatcheck run`, or inside the running event loop for the demo."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from granian import Granian
+from granian.constants import Interfaces
+from granian.log import LogLevels
+from granian.server.embed import Server as EmbeddedServer
+
+from coatcheck.bff.answers import ASGIApp
+from coatcheck.config import GatewayConfig, load_config
+from coatcheck.config.values import Listen
+from coatcheck.errors import ConfigurationError, StoreUnavailable
+from coatcheck.gateway.app import create_app, session_store
+
+STOP_DEADLINE = 20
+"""Seconds that requests under way get after SIGTERM. Renewals are done in half of it; streams are cut."""
+START_DEADLINE = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What `coatcheck run` was told; every worker reads the file for itself."""
+
+    file: Path
+    listen: str | None = None
+    workers: int | None = None
+
+    def config(self) -> GatewayConfig:
+        return load_config(self.file, listen=self.listen, workers=self.workers)
+
+
+def serve(start: Start) -> None:
+    """
+    Serve until SIGTERM or SIGINT, then let requests under way finish.
+
+    Raises:
+        ConfigurationError: before anything is served.
+    """
+    config = start.config()
+    check_startable(config)
+    listen = config.server.listen
+    server = Granian(
+        f"coatcheck {start.file}",
+        address=listen.host,
+        port=listen.port,
+        interface=Interfaces.ASGI,
+        workers=config.server.workers,
+        workers_kill_timeout=STOP_DEADLINE,
+        respawn_failed_workers=True,
+        log_level=LogLevels.warning,
+        log_dictconfig=_logging("INFO"),
+        log_access=False,
+    )
+    server.on_startup(partial(_say_where, config))
+    server.serve(target_loader=partial(_load_app, start), wrap_loader=False)
+
+
+def check_startable(config: GatewayConfig) -> None:
+    """
+    Find out, before any worker starts, what would make them all fail.
+
+    Raises:
+        ConfigurationError: it cannot be built, sessions cannot be stored, or the address is taken.
+    """
+    create_app(config)
+    asyncio.run(_probe_store(config))
+    check_address(config.server.listen)
+
+
+@asynccontextmanager
+async def serving(app: ASGIApp, listen: Listen) -> AsyncIterator[None]:
+    """Serve *app* in the running event loop while the block runs. For one process that does other things, too."""
+    server = EmbeddedServer(
+        app,
+        address=listen.host,
+        port=listen.port,
+        interface=Interfaces.ASGI,
+        log_level=LogLevels.error,
+        log_dictconfig=_logging("WARNING"),
+    )
+    running = asyncio.create_task(server.serve())
+    try:
+        await _wait_until_open(listen, running)
+        yield
+    finally:
+        server.stop()  # type: ignore[no-untyped-call]
+        await running
+
+
+def _load_app(start: Start) -> ASGIApp:
+    return create_app(start.config())
+
+
+def _say_where(config: GatewayConfig) -> None:
+    workers = config.server.workers
+    print(
+        f"coatcheck: {config.public_url.absolute('/')} is served on {config.server.listen} "
+        f"by {workers} worker{'s' if workers > 1 else ''}",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+async def _probe_store(config: GatewayConfig) -> None:
+    store = session_store(config)
+    if store is None:
+        return
+    try:
+        await store.load(bytes(32))
+    except StoreUnavailable as error:
+        raise ConfigurationError(f"sessions cannot be kept there: {error}", path="sessions.store") from error
+    finally:
+        if hasattr(store, "aclose"):
+            await store.aclose()
+
+
+def check_address(listen: Listen) -> None:
+    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((listen.host, listen.port))
+        except OSError as error:
+            message = f"cannot listen on {listen}: {error.strerror}. Stop what uses it, or choose another address"
+            raise ConfigurationError(message, path="server.listen") from error
+
+
+async def _wait_until_open(listen: Listen, running: asyncio.Task[None]) -> None:
+    async with asyncio.timeout(START_DEADLINE):
+        while not running.done():
+            try:
+                _, writer = await asyncio.open_connection(listen.host, listen.port)
+            except OSError:
+                await asyncio.sleep(0.01)
+                continue
+            writer.close()
+            return
+    await running
+
+
+def _logging(level: str) -> dict[str, Any]:
+    """One line per event, on stderr. No access log: queries of a login hold codes."""
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stderr"}},
+        "loggers": {
+            "coatcheck": {"handlers": ["stderr"], "level": level, "propagate": False},
+            "_granian": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
+        },
+        "root": {"handlers": ["stderr"], "level": "WARNING"},
+    }
