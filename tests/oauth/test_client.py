@@ -165,8 +165,8 @@ def test_secret_methods_need_a_secret(client_auth: str) -> None:
 
 
 @pytest.mark.spec("CLA-02")
-@pytest.mark.parametrize("client_auth", ["none", "private_key_jwt"])
-def test_a_secret_that_would_never_be_used_is_refused(client_auth: str) -> None:
+@pytest.mark.parametrize("client_auth", ["none", "private_key_jwt", PrivateKeyJWT(generate_private_key("EdDSA"))])
+def test_a_secret_that_would_never_be_used_is_refused(client_auth: object) -> None:
     assert "never be used" in refused("client_secret", client_auth=client_auth)
 
 

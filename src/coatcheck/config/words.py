@@ -52,6 +52,7 @@ class ClientWords(Words, frozen=True, kw_only=True):
     endpoints: dict[str, str] = {}
     logout_parameter_names: dict[str, str] = {}
     basic_encoding: Literal["form", "raw"] = "form"
+    unadvertised_iss: Literal["compare", "refuse"] = "compare"
     id_token_signed_response_alg: tuple[str, ...] | None = None
 
 

@@ -209,8 +209,8 @@ def _check_client_auth(client_auth: ClientAuthMethod | PrivateKeyJWT | None, cli
             path="client_secret",
         )
     if isinstance(client_auth, PrivateKeyJWT):
-        return
-    if client_auth is not None and client_auth not in get_args(ClientAuthMethod):
+        client_auth = "private_key_jwt"
+    elif client_auth is not None and client_auth not in get_args(ClientAuthMethod):
         raise ConfigurationError(
             f"expected one of {', '.join(get_args(ClientAuthMethod))} or PrivateKeyJWT(...)", path="client_auth"
         )
