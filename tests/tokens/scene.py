@@ -62,12 +62,11 @@ class Scene:
         self.clock = HandClock()
         self.service = TokenService(self.clock)
         self.pauses: list[float] = []
-        self.session_store = MemorySessionStore(self.clock)
         self.sessions: Sessions
         if cookies:
             self.sessions = CookieSessions(KeyRing([new_key()]), CookiePolicy("abcdefgh"), clock=self.clock)
         else:
-            self.replace_session_store(self.session_store)
+            self.replace_session_store(MemorySessionStore(self.clock))
         arguments: dict[str, Any] = {"client": CLIENT, "send": self.service, "clock": self.clock, "pause": self._pause}
         self.tokens = Tokens(**(arguments | tokens_arguments))
 
@@ -111,10 +110,17 @@ class Browser:
 
     async def request(self) -> User:
         """Begin a request: the user with a session handle of its own."""
-        header = "; ".join(f"{name}={value}" for name, value in self._jar.items()).encode()
-        handle = await self._scene.sessions.open(parse_cookies([(b"cookie", header)]), now=self._scene.clock.time())
+        handle = await self._open()
         assert handle is not None
         return _user(handle)
+
+    async def is_logged_in(self) -> bool:
+        """Whether the cookie still leads to a session."""
+        return await self._open() is not None
+
+    async def _open(self) -> SessionHandle | None:
+        header = "; ".join(f"{name}={value}" for name, value in self._jar.items()).encode()
+        return await self._scene.sessions.open(parse_cookies([(b"cookie", header)]), now=self._scene.clock.time())
 
     def receive(self, handle: SessionHandle | None) -> None:
         """Take the cookies that the response of a request carries."""

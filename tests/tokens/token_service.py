@@ -69,6 +69,7 @@ class TokenService:
         self.expires_in: Any = 300
         self.id_token_on_refresh = False
         self.id_token_claims: dict[str, Any] = {}
+        self.metadata: dict[str, Any] = dict(_METADATA)
         self.keys_answer: Response | Exception | None = None
         self.revocation_answer: Response | Exception | None = None
 
@@ -76,7 +77,7 @@ class TokenService:
         path = request.url.removeprefix(ISSUER)
         match path:
             case "/.well-known/openid-configuration":
-                return _json(_METADATA)
+                return _json(self.metadata)
             case "/jwks":
                 keys = {"keys": [public_jwk(_private_key()) | {"kid": "1", "alg": "ES256", "use": "sig"}]}
                 return _given(self.keys_answer) or _json(keys)

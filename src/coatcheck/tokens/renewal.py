@@ -222,7 +222,8 @@ class Renewer:
         """Write before use: nobody gets a token that is not stored."""
         token, parameters = renewed.token, renewed.parameters
         inline = user.session is not None and user.session.renews_inline
-        self._remember(grant, renewed, _STRAGGLERS if inline else _UNWRITTEN)
+        if renewed.sent:
+            self._remember(grant, renewed, _STRAGGLERS if inline else _UNWRITTEN)
         await self._checkpoint("renewal.before_write")
         try:
             await self._store_patiently(user, token, parameters, replaces=current)
