@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from coatcheck.sessions import (
+    Change,
     CookiePolicy,
     Cookies,
     KeyRing,
+    MemorySessionStore,
+    ServerSideSessions,
     SessionHandle,
+    SessionRow,
     Sessions,
+    SessionStore,
+    SQLiteSessionStore,
     application_id,
     new_key,
     parse_cookies,
 )
+from tests.testing.clocks import HandClock
 
 NOW = 1_800_000_000.0
 HOUR = 3600.0
+TENTH = HOUR / 10
+"""Uses that are closer together than this are not written down, when the idle time is an hour."""
 ISSUER = "https://idp.example.com"
 POLICY = CookiePolicy(application_id(ISSUER, "shop", "https://shop.example.com"))
 OTHER_POLICY = CookiePolicy(application_id(ISSUER, "shop", "https://shop.example.com/admin"))
@@ -75,3 +86,45 @@ async def opened(sessions: Sessions, browser: Browser, *, now: float = NOW, slid
     assert handle is not None
     browser.receive(handle.set_cookies())
     return handle
+
+
+def server_side(store: SessionStore | None = None) -> ServerSideSessions:
+    """Sessions of POLICY under RING, in memory if nowhere else."""
+    return ServerSideSessions(store or MemorySessionStore(), RING, POLICY, clock=HandClock(NOW))
+
+
+class Recording(MemorySessionStore):
+    """Remembers what it was asked, and can be told to fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[bytes] = []
+        self.changes: list[Change] = []
+        self.rows = self._rows
+        self.update_fault: Exception | None = None
+
+    async def load(self, key: bytes) -> SessionRow | None:
+        self.loaded.append(key)
+        return await super().load(key)
+
+    async def update(self, key: bytes, change: Change) -> None:
+        self.changes.append(change)
+        if self.update_fault is not None:
+            raise self.update_fault
+        await super().update(key, change)
+
+
+def ticket_of(browser: Browser) -> str:
+    """The ticket that the browser keeps."""
+    return browser.jar[POLICY.session]
+
+
+@asynccontextmanager
+async def sqlite_nodes(folder: Path) -> AsyncIterator[tuple[ServerSideSessions, ServerSideSessions]]:
+    """Two nodes that share nothing but the file."""
+    nodes = tuple(server_side(SQLiteSessionStore(folder / "sessions.db")) for _ in range(2))
+    try:
+        yield nodes[0], nodes[1]
+    finally:
+        for node in nodes:
+            await node.aclose()

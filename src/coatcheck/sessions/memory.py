@@ -53,9 +53,6 @@ class MemorySessionStore:
         with self._lock:
             return self._rows.pop(key, None)
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
     def _forget_dead_rows(self) -> None:
         """Look at a few rows in turn. Every login adds one and looks at several, so dead rows cannot pile up."""
         now = self._clock.time()
