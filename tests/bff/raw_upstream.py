@@ -61,7 +61,7 @@ class RawUpstream:
         self.open += 1
         number = self.connections
         try:
-            with suppress(asyncio.IncompleteReadError, ConnectionError):
+            with suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
                 while await self._exchange(reader, writer, number):
                     pass
         finally:

@@ -95,6 +95,7 @@ async def relay(
         exchange.watch()
         response = await forwarder.send(outgoing.method, outgoing.url, outgoing.headers, body, timeout=outgoing.timeout)
         try:
+            exchange.check()
             await exchange.answer(response, send, outgoing.method, personal=personal, set_cookies=set_cookies)
         finally:
             await response.aclose()
@@ -108,6 +109,7 @@ class _Exchange:
     """What is going on between the two sides, and why it has to end early, if so."""
 
     __slots__ = (
+        "_asking",
         "_ended_by",
         "_head_sent",
         "_heard_at",
@@ -127,6 +129,7 @@ class _Exchange:
         self._ended_by: Exception | None = None
         self._head_sent = False
         self._uploading = False
+        self._asking = False
         self._silence = 0.0
         self._heard_at = 0.0
 
@@ -199,13 +202,18 @@ class _Exchange:
             self._uploading = False
 
     async def _timely_piece(self) -> tuple[bytes, bool]:
+        self._asking = True
         try:
             async with asyncio.timeout(self._silence):
-                piece = await self._piece()
+                piece, more = await self._piece()
         except TimeoutError:
             raise BodyNotDelivered("it stopped coming") from None
+        finally:
+            self._asking = False
         self._heard()
-        return piece
+        # Told now and not at the end: whoever takes a body of known length does not ask again after its last piece.
+        self._uploading = more
+        return piece, more
 
     def _heard(self) -> None:
         self._heard_at = asyncio.get_running_loop().time()
@@ -214,10 +222,12 @@ class _Exchange:
         """For uploads only: everything else is timed by the HTTP client, more cheaply."""
         loop = asyncio.get_running_loop()
         left = self._heard_at + self._silence - loop.time()
+        if self._asking:  # then it is the browser that is silent, and its time is kept where it is asked
+            left = self._silence
         if left > 0:
             self._timers.append(loop.call_later(left, self._check_silence))
         else:
-            self._end(UpstreamTimeout("neither took the request body nor answered"))
+            self._end(UpstreamTimeout("it neither took the request body nor answered"))
 
     # The remote API's answer, on its way down
 
@@ -249,6 +259,7 @@ class _Exchange:
                 piece = await response.read()
             except UpstreamError as error:
                 raise AnswerCutShort(error) from None
+            self.check()
             if piece is None:
                 break
             if self._silence:
@@ -285,6 +296,11 @@ class _Exchange:
         if self._ended_by is None and self._task is not None:
             self._ended_by = reason
             self._task.cancel()
+
+    def check(self) -> None:
+        """A cancellation that meets an arriving piece is lost in the HTTP client: catch up on it here."""
+        if self._ended_by is not None:
+            raise asyncio.CancelledError
 
     def why_cancelled(self) -> BaseException:
         """Tell our own cancellation from that of a server which shuts down."""
