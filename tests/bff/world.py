@@ -17,8 +17,10 @@ import pytest
 from coatcheck.bff import BFF, page_user
 from coatcheck.bff.answers import json_answer
 from coatcheck.bff.who import api_user, current_request
+from coatcheck.errors import StoreUnavailable
 from coatcheck.sessions.memory import MemorySessionStore
 from coatcheck.sessions.seal import new_key
+from coatcheck.sessions.store import SessionRow
 from coatcheck.testing.authorization_server import AuthorizationServerApp
 from coatcheck.transport import BACK_CHANNEL_HTTP_CLIENT
 from tests.rig.user_agent import UserAgent
@@ -90,6 +92,24 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
     await json_answer(f'"{document}"'.encode())(scope, receive, send)
 
 
+class FragileStore(MemorySessionStore):
+    """A store that a test can break."""
+
+    broken = False
+
+    async def load(self, key: bytes) -> SessionRow | None:
+        self._fail()
+        return await super().load(key)
+
+    async def create(self, row: SessionRow) -> None:
+        self._fail()
+        await super().create(row)
+
+    def _fail(self) -> None:
+        if self.broken:
+            raise StoreUnavailable("the test broke it")
+
+
 class World:
     """One BFF in front of `application`, one provider, and the browsers of a test."""
 
@@ -99,9 +119,10 @@ class World:
         self.clock = HandClock()
         self.transport = InProcess()
         self.provider = AuthorizationServerApp(issuer, clock=self.clock)
-        self.store = MemorySessionStore(self.clock)
+        self.store = FragileStore(self.clock)
         self.public_url = public_url
         self.options = options
+        self.keys = [KEY]
         self.transport.apps[urlsplit(issuer).netloc] = self.provider
         self.bff = self.start(app)
 
@@ -111,7 +132,7 @@ class World:
         options: dict[str, Any] = {
             "client": self.provider.client(),
             "public_url": self.public_url,
-            "keys": [KEY],
+            "keys": self.keys,
             "sessions": self.store,
             "http_clients": {BACK_CHANNEL_HTTP_CLIENT: self.back_channel},
             "clock": self.clock,
@@ -149,6 +170,10 @@ class World:
     def sessions(self) -> int:
         """How many sessions the store holds."""
         return len(self.store._rows)
+
+    def break_store(self) -> None:
+        """Let the session store fail from now on."""
+        self.store.broken = True
 
     def advance(self, seconds: float) -> None:
         """Let time pass, for the application, the provider and the store."""

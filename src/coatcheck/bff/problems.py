@@ -75,6 +75,10 @@ EXPECTED = frozenset({"session_missing", "session_expired", "session_ended", "no
 """Codes of everyday life, logged at INFO: an anonymous visitor is nobody's mistake."""
 
 
+_RETRY_AFTER = dict.fromkeys(("token_unavailable", "store_unavailable", "login_unavailable"), timedelta(seconds=5))
+"""When nobody knows better."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """
@@ -101,6 +105,7 @@ def problem(
 ) -> Problem:
     """Make the problem for *code* from the table; *status* only where an application chose another one."""
     usual_status, title = CODES[code]
+    retry_after = retry_after or _RETRY_AFTER.get(code)
     return Problem(status or usual_status, code, title, headers=headers, login_url=login_url, retry_after=retry_after)
 
 
@@ -112,11 +117,11 @@ def problem_for(error: CoatcheckError, *, login_url: str | None = None) -> Probl
         case SessionGone():
             return problem("session_ended", login_url=login_url)
         case StoreUnavailable() | UnknownSealKey():
-            return problem("store_unavailable", retry_after=timedelta(seconds=5))
+            return problem("store_unavailable")
         case TokenUnavailable(retry_after=retry_after) | TransportError(retry_after=retry_after):
-            return problem("token_unavailable", retry_after=retry_after or timedelta(seconds=5))
+            return problem("token_unavailable", retry_after=retry_after)
         case _:
-            return problem("token_unavailable", retry_after=timedelta(seconds=30))
+            return problem("token_unavailable")
 
 
 def problem_body(problem: Problem, *, trace_id: str) -> bytes:

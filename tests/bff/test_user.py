@@ -1,0 +1,192 @@
+"""`/bff/user`, and how long a session lives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.bff.world import LOCAL, PUBLIC, claims, session_cookie, warnings, world
+
+HOUR = 3600
+
+
+def test_the_claims_come_as_types_and_values() -> None:
+    with world() as w:
+        w.provider.behaviour.claims |= {
+            "email_verified": True,
+            "groups": ["a", "b"],
+            "level": 3,
+            "address": {"country": "NO"},
+            "nothing": None,
+            "bff:logout_url": "https://evil.example",
+        }
+        response = w.logged_in().fetch("/bff/user")
+        assert response.headers["content-type"] == "application/json"
+        document = response.json()
+        assert all(set(claim) == {"type", "value"} for claim in document)
+        pairs = {(claim["type"], claim["value"]) for claim in document}
+        assert {
+            ("sub", "alice"),
+            ("name", "alice"),
+            ("email_verified", "true"),
+            ("groups", "a"),
+            ("groups", "b"),
+            ("level", "3"),
+            ("address", '{"country":"NO"}'),
+            ("bff:session_expires_in", HOUR),
+        } <= pairs
+        types = [claim["type"] for claim in document]
+        assert not {"nonce", "at_hash", "aud", "azp", "exp", "iat", "nothing"}.intersection(types)
+        assert types.count("bff:logout_url") == 1
+        assert claims(response)["bff:logout_url"].startswith("/bff/logout?sid=")
+
+
+def test_the_session_state_of_the_provider_is_shown() -> None:
+    with world() as w:
+        w.provider.tamper("authorization_response", lambda m: {**m, "session_state": "s.t"})
+        assert claims(w.logged_in().fetch("/bff/user"))["bff:session_state"] == "s.t"
+
+
+@pytest.mark.spec("HDR-01", "COO-13")
+def test_nobody_keeps_the_answer() -> None:
+    with world() as w:
+        browser = w.logged_in()
+        for response in (
+            browser.fetch("/bff/user"),
+            w.browser().fetch("/bff/user"),
+            browser.fetch("/bff/user", csrf=False),
+        ):
+            assert response.headers["cache-control"] == "no-store"
+            assert response.headers["x-content-type-options"] == "nosniff"
+
+
+def test_an_anonymous_page_learns_where_to_log_in() -> None:
+    with world() as w:
+        response = w.browser().fetch("/bff/user")
+        assert response.status_code == 401
+        assert response.headers["coatcheck-error"] == "session_missing"
+        assert response.headers["content-type"] == "application/problem+json"
+        document = response.json()
+        assert (document["code"], document["login_url"]) == ("session_missing", "/bff/login")
+        assert "location" not in response.headers
+
+
+def test_anonymous_can_be_an_ordinary_answer() -> None:
+    with world(anonymous_user_status=200) as w:
+        response = w.browser().fetch("/bff/user")
+        assert (response.status_code, response.json()) == (200, None)
+
+
+@pytest.mark.spec("CSR-01", "CSR-10")
+def test_without_the_header_it_is_403_so_that_no_page_starts_a_login(caplog: pytest.LogCaptureFixture) -> None:
+    with world() as w:
+        response = w.logged_in().fetch("/bff/user", csrf=False)
+        assert (response.status_code, response.json()["code"]) == (403, "csrf_header_missing")
+        (line,) = warnings(caplog)
+        assert "x-csrf: 1" in line
+
+
+@pytest.mark.spec("CSR-02", "CSR-03")
+@pytest.mark.parametrize(
+    "initiator", ["https://evil.example/", "http://localhost:9999/", "http://sibling.localhost:8000/"]
+)
+def test_a_page_of_another_origin_learns_nothing(initiator: str) -> None:
+    with world() as w:
+        browser = w.logged_in()
+        response = browser.fetch("/bff/user", initiator=initiator)
+        assert (response.status_code, response.json()["code"]) == (403, "cross_site")
+
+
+@pytest.mark.spec("CSR-04")
+@pytest.mark.parametrize(
+    "path", ["/bff/user", "/bff/login", "/bff/logout", "/bff/callback", "/bff/logged-out", "/bff/x"]
+)
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://evil.example",
+        "null",
+        "http://localhost",
+        "http://localhost:8000.evil.example",
+        "http://evil.example#http://localhost:8000",
+        "http://sub.localhost:8000",
+        "https://localhost:8000",
+        "http://127.0.0.1:8000",
+        "file://",
+        LOCAL,
+    ],
+)
+def test_cors_is_closed(path: str, origin: str) -> None:
+    with world() as w:
+        browser = w.browser()
+        asked = {"Origin": origin, "Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "x-csrf"}
+        for response in (
+            browser.fetch(path, "OPTIONS", csrf=False, headers=asked),
+            browser.fetch(path, headers={"Origin": origin}),
+        ):
+            assert not [name for name in response.headers if name.startswith("access-control-")]
+
+
+def test_asking_counts_as_a_use_unless_it_says_not() -> None:
+    with world() as w:
+        browser = w.logged_in()
+        w.advance(HOUR / 2)
+        assert claims(browser.fetch("/bff/user?slide=false"))["bff:session_expires_in"] == HOUR / 2
+        assert claims(browser.fetch("/bff/user?slide=nonsense"))["bff:session_expires_in"] == HOUR
+        w.advance(HOUR - 1)
+        assert browser.fetch("/bff/user?slide=false").status_code == 200
+        w.advance(1)
+        assert browser.fetch("/bff/user").json()["code"] == "session_expired"
+
+
+@pytest.mark.spec("SES-03")
+@pytest.mark.parametrize("options", [{}, {"sessions": "cookie"}])
+def test_the_absolute_lifetime_ends_a_session_that_is_in_use(options: dict[str, Any]) -> None:
+    with world(**options) as w:
+        w.provider.behaviour.access_token_lifetime *= 1000
+        browser = w.logged_in()
+        for _ in range(15):
+            w.advance(HOUR / 2)
+            assert browser.fetch("/api/me").status_code == 200
+        assert claims(browser.fetch("/bff/user"))["bff:session_expires_in"] == HOUR / 2
+        w.advance(HOUR / 2)
+        assert session_cookie(browser)
+        assert browser.fetch("/api/me").status_code == 401
+
+
+@pytest.mark.spec("SES-03")
+@pytest.mark.parametrize("options", [{}, {"sessions": "cookie"}])
+def test_the_idle_time_ends_a_session_that_nobody_uses(options: dict[str, Any]) -> None:
+    with world(**options) as w:
+        browser = w.logged_in()
+        w.advance(HOUR - 1)
+        assert browser.fetch("/api/me").status_code == 200
+        w.advance(HOUR)
+        assert browser.fetch("/api/me").status_code == 401
+
+
+@pytest.mark.spec("MET-08")
+def test_a_store_that_fails_is_not_a_logout(caplog: pytest.LogCaptureFixture) -> None:
+    with world() as w:
+        browser = w.logged_in()
+        w.break_store()
+        for path in ("/bff/user", "/api/me"):
+            response = browser.fetch(path)
+            assert (response.status_code, response.json()["code"]) == (503, "store_unavailable")
+            assert int(response.headers["retry-after"]) > 0
+        assert len(warnings(caplog)) == 2
+        w.store.broken = False
+        assert browser.fetch("/api/me").status_code == 200
+
+
+def test_another_header_can_be_chosen() -> None:
+    with world(csrf_header=("X-Requested-By", "shop"), public_url=PUBLIC) as w:
+        browser = w.logged_in()
+        assert browser.fetch("/bff/user").status_code == 403
+        assert browser.fetch("/bff/user", headers={"X-Requested-By": "shop"}).status_code == 200
+
+
+def test_only_get() -> None:
+    with world() as w:
+        assert w.logged_in().fetch("/bff/user", "POST").status_code == 405
