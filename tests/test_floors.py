@@ -38,6 +38,7 @@ FLOORS = [
     ["gateway"],
     ["testing"],
     ["cli"],
+    ["__main__"],
 ]
 """From the ground up. Rooms of one floor do not know each other."""
 

@@ -180,8 +180,9 @@ def _criteria(path: str, grant_type: str | None, client_id: str | None) -> dict[
 
 def _fresh_key() -> tuple[str, dict[str, object]]:
     """A private key as PEM, and its public half as a JWK set."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    pem = key.private_bytes(
+    private_key = ec.generate_private_key(ec.SECP256R1())
+    pem = private_key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     ).decode()
-    return pem, {"keys": [ECKey.import_key(pem).as_dict(private=False, use="sig", alg="ES256")]}
+    key = ECKey.import_key(pem)
+    return pem, {"keys": [key.as_dict(private=False, use="sig", alg="ES256", kid=key.thumbprint())]}
