@@ -24,7 +24,7 @@ class KeyVaultAssertions:
     ) -> ClientAssertion | None:
         now = int(time.time())
         claims = {"iss": client_id, "sub": client_id, "aud": issuer, "iat": now, "exp": now + 60}
-        header = {"alg": "ES256", "kid": os.environ["KEY_ID"]}
+        header = {"alg": "ES256", "kid": self.key.thumbprint()}
         return ClientAssertion(jwt.encode(header, claims | {"jti": secrets.token_urlsafe(16)}, self.key))
 
 

@@ -1,0 +1,241 @@
+"""The golden examples, unchanged, each against the real provider. What they show is asserted here, not in them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.rig.control_plane import RegisteredClient, fingerprint
+from tests.rig.echo_api import EchoAPI
+from tests.rig.oidc_provider import OIDCProvider
+from tests.rig.programs import Program
+from tests.rig.user_agent import UserAgent
+from tests.scenarios.gateway import Application
+from tests.scenarios.waiting import until_expired
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+
+
+@contextmanager
+def running(
+    example: str, application: Application, folder: Path, env: Mapping[str, str]
+) -> Iterator[tuple[Program, UserAgent]]:
+    """Serve an example by uvicorn, as its README says; its files go to *folder*."""
+    command = [sys.executable, "-m", "uvicorn", "--app-dir", EXAMPLES, f"{example}:app", "--port"]
+    with (
+        Program([*command, str(application.port)], env={"PUBLIC_URL": application.url, **env}, cwd=folder) as program,
+        UserAgent(application.url) as agent,
+    ):
+        program.wait_for("running on")
+        yield program, agent
+
+
+def settings(provider: OIDCProvider, client: RegisteredClient, **more: str) -> dict[str, str]:
+    return {"ISSUER": provider.issuer, "CLIENT_SECRET": client.client_secret or "", **more}
+
+
+def shop(
+    provider: OIDCProvider, application: Application, preset: str = "basic", **metadata: object
+) -> RegisteredClient:
+    """The registration that the examples name."""
+    return provider.add_client(
+        preset,
+        client_id="shop",
+        redirect_uris=application.redirect_uri,
+        post_logout_redirect_uris=application.post_logout_redirect_uri,
+        x_refresh_tokens="always",
+        **metadata,
+    )
+
+
+def bearer(api: EchoAPI) -> str:
+    return (api.last.header("authorization") or "").removeprefix("Bearer ")
+
+
+def test_quickstart(oidc_provider, tmp_path: Path):
+    application = Application.at_free_port()
+    client = shop(oidc_provider, application)
+    with (
+        EchoAPI.serve() as api,
+        running("quickstart", application, tmp_path, settings(oidc_provider, client, ORDERS_URL=api.url)) as (_, agent),
+    ):
+        refused = agent.fetch("/api/me")
+        assert refused.status_code == 401
+        assert refused.json()["login_url"].endswith("/bff/login")
+        agent.login("/bff/login?returnUrl=/docs", username="alice")
+        assert agent.fetch("/api/me").json() == {"hello": "User alice"}
+        assert agent.fetch("/api/orders/7").status_code == 200
+        assert oidc_provider.whose(bearer(api))["sub"] == "alice"
+        assert agent.fetch("/api/me", csrf=False).status_code == 403
+
+
+def test_impersonation(oidc_provider, tmp_path: Path):
+    application = Application.at_free_port()
+    client = shop(oidc_provider, application, "login-tx")
+    with (
+        EchoAPI.serve() as api,
+        running("impersonation", application, tmp_path, settings(oidc_provider, client, BILLING_URL=api.url)) as (
+            _,
+            agent,
+        ),
+    ):
+        agent.login("/bff/login?returnUrl=/docs")
+        oidc_provider.clear_log()
+        for _ in range(3):
+            assert agent.fetch("/api/billing").status_code == 200
+        (exchange,) = oidc_provider.log(grant_type="urn:ietf:params:oauth:grant-type:token-exchange")
+        assert exchange.params["audience"] == "https://billing.internal"
+        assert exchange.params["subject_token"] != fingerprint(bearer(api)), "the API got the exchanged token"
+
+
+def test_user_token_store(oidc_provider, tmp_path: Path):
+    application = Application.at_free_port()
+    client = shop(oidc_provider, application, x_access_token_ttl=1)
+    with (
+        EchoAPI.serve() as api,
+        running("user_token_store", application, tmp_path, settings(oidc_provider, client, ORDERS_URL=api.url)) as (
+            _,
+            agent,
+        ),
+    ):
+        agent.login("/bff/login?returnUrl=/docs")
+        assert agent.fetch("/api/orders").status_code == 200
+        first = bearer(api)
+        assert first.encode() in (tmp_path / "tokens.db").read_bytes(), "our own table has it"
+        until_expired(seconds=1)
+        assert agent.fetch("/api/orders").status_code == 200
+        assert bearer(api) != first
+        assert bearer(api).encode() in (tmp_path / "tokens.db").read_bytes()
+
+
+def test_back_channel_client(oidc_provider, tmp_path: Path):
+    application = Application.at_free_port()
+    client = shop(oidc_provider, application)
+    with (
+        EchoAPI.serve() as api,
+        running("back_channel_client", application, tmp_path, settings(oidc_provider, client, ORDERS_URL=api.url)) as (
+            _,
+            agent,
+        ),
+    ):
+        oidc_provider.clear_log()
+        agent.login("/bff/login?returnUrl=/docs")
+        assert agent.fetch("/api/orders").status_code == 200
+        (redemption,) = oidc_provider.log(client_id="shop", grant_type="authorization_code")
+        assert redemption.headers["user-agent"] == "shop/1.0"
+
+
+def test_client_assertion_service(oidc_provider, tmp_path: Path):
+    application = Application.at_free_port()
+    client = shop(oidc_provider, application, "pkjwt", x_access_token_ttl=1)
+    key = tmp_path / "key.pem"
+    key.write_text(client.private_key_pem or "")
+    env = settings(oidc_provider, client, KEY_FILE=str(key))
+    with (
+        EchoAPI.serve() as api,
+        running("client_assertion_service", application, tmp_path, {**env, "ORDERS_URL": api.url}) as (_, agent),
+    ):
+        oidc_provider.clear_log()
+        agent.login("/bff/login?returnUrl=/docs")
+        assert agent.fetch("/api/orders").status_code == 200
+        until_expired(seconds=1)
+        assert agent.fetch("/api/orders").status_code == 200
+        redemption, refresh = (entry for entry in oidc_provider.log(client_id="shop", path="/token"))
+        assert (redemption.status, refresh.status) == (200, 200)
+        assert redemption.params["client_assertion"] != refresh.params["client_assertion"]
+
+
+def test_save_tokens_off(oidc_provider, tmp_path: Path):
+    application = Application.at_free_port()
+    client = shop(oidc_provider, application, x_access_token_ttl=1)
+    with (
+        EchoAPI.serve() as api,
+        running("save_tokens_off", application, tmp_path, settings(oidc_provider, client, ORDERS_URL=api.url)) as (
+            _,
+            agent,
+        ),
+    ):
+        agent.login("/bff/login?returnUrl=/docs")
+        assert agent.fetch("/api/orders").status_code == 200
+        first = bearer(api)
+        assert oidc_provider.whose(first)["sub"] == "alice"
+        until_expired(seconds=1)
+        assert agent.fetch("/api/orders").status_code == 200
+        assert bearer(api) != first, "the store's token is used, and renewed, all the same"
+
+
+def test_worker(oidc_provider, tmp_path: Path):
+    client = oidc_provider.add_client(
+        "pkjwt",
+        client_id="worker",
+        redirect_uris=[],
+        response_types=[],
+        grant_types=["client_credentials"],
+        scope="orders.read",
+    )
+    key = tmp_path / "key.pem"
+    key.write_text(client.private_key_pem or "")
+    with EchoAPI.serve() as api:
+        ran = subprocess.run(
+            [sys.executable, EXAMPLES / "worker.py"],
+            env={**os.environ, "ISSUER": oidc_provider.issuer, "KEY_FILE": str(key), "ORDERS_URL": api.url},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert ran.stdout.startswith("200 ")
+        assert api.last.target == "/orders"
+        assert len(bearer(api)) > 20
+
+
+def test_coatcheck_toml_is_a_valid_file(tmp_path: Path):
+    """The README's file is read by the command; only the provider that it names does not exist."""
+    (tmp_path / "coatcheck.toml").write_text((EXAMPLES / "coatcheck.toml").read_text())
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "dist" / "index.html").write_text("<!doctype html><title>shop</title>")
+    new_key = subprocess.run(
+        [sys.executable, "-m", "coatcheck", "new-key"], capture_output=True, text=True, timeout=30, check=True
+    )
+    (tmp_path / "coatcheck.key").write_text(new_key.stdout)
+    loaded = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys, pathlib; from coatcheck.config import load_config;"
+            "config = load_config(pathlib.Path(sys.argv[1])); print(len(config.apis))",
+            tmp_path / "coatcheck.toml",
+        ],
+        env={**os.environ, "CLIENT_SECRET": "x" * 20},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (loaded.returncode, loaded.stdout.strip()) == (0, "2"), loaded.stderr
+
+
+@pytest.mark.spec("LOG-02")
+def test_examples_show_no_token_in_what_they_print(oidc_provider, tmp_path: Path):
+    application = Application.at_free_port()
+    client = shop(oidc_provider, application)
+    with (
+        EchoAPI.serve() as api,
+        running("quickstart", application, tmp_path, settings(oidc_provider, client, ORDERS_URL=api.url)) as (
+            program,
+            agent,
+        ),
+    ):
+        agent.login("/bff/login?returnUrl=/docs")
+        assert agent.fetch("/api/orders").status_code == 200
+        token = bearer(api)
+        assert token and token not in program.output
+        assert token not in json.dumps([str(answer.headers) for answer in agent.history])

@@ -1,0 +1,66 @@
+"""Fifty calls at once on an expired token."""
+
+from __future__ import annotations
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.rig.echo_api import EchoAPI
+from tests.rig.user_agent import UserAgent
+from tests.scenarios.gateway import Application, gateway
+from tests.scenarios.waiting import until_expired
+
+CALLS = 50
+
+
+def storm(oidc_provider, folder: Path, *, workers: int) -> tuple[int, Counter[int]]:
+    """
+    Let the first caller hang up during the renewal, and fifty more wait for it.
+
+    Returns how many refresh requests the provider saw, and the callers' statuses.
+    """
+    application = Application.at_free_port()
+    client = oidc_provider.add_client("basic", redirect_uris=application.redirect_uri, x_access_token_ttl=1)
+    with (
+        EchoAPI.serve() as api,
+        gateway(
+            folder,
+            application,
+            issuer=oidc_provider.issuer,
+            client=client,
+            apis={"/api/orders": api.url},
+            workers=workers,
+        ),
+        UserAgent(application.url) as agent,
+        ThreadPoolExecutor(CALLS) as callers,
+    ):
+        agent.login("/bff/login?returnUrl=/api/orders")
+        until_expired(seconds=1)
+        oidc_provider.clear_log()
+        with oidc_provider.hold(grant_type="refresh_token", client_id=client.client_id):
+            first = agent.open("/api/orders")
+            oidc_provider.wait_for_request(grant_type="refresh_token", client_id=client.client_id)
+            answers = [callers.submit(agent.fetch, "/api/orders") for _ in range(CALLS)]
+            first.close()
+        statuses = Counter(answer.result().status_code for answer in answers)
+        refreshes = oidc_provider.log(client_id=client.client_id, grant_type="refresh_token")
+    return len(refreshes), statuses
+
+
+@pytest.mark.spec("REF-01", "REF-07")
+def test_fifty_calls_on_an_expired_token_cost_one_refresh_though_the_first_caller_leaves(oidc_provider, tmp_path: Path):
+    refreshes, statuses = storm(oidc_provider, tmp_path, workers=1)
+    assert statuses == {200: CALLS}
+    assert refreshes == 1
+
+
+def test_with_two_workers_the_figure_is_printed(oidc_provider, tmp_path: Path, record_property, capsys):
+    """Renewals are not yet serialised between processes, so this says what is, and promises nothing."""
+    refreshes, statuses = storm(oidc_provider, tmp_path, workers=2)
+    record_property("refreshes", refreshes)
+    with capsys.disabled():
+        print(f"\n50 calls on an expired token, two workers: {refreshes} refresh requests, answers {dict(statuses)}")
+    assert 1 <= refreshes <= 2
