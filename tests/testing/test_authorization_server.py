@@ -18,7 +18,8 @@ from coatcheck.codec import decode_object
 from coatcheck.errors import InvalidIDToken, TransportError
 from coatcheck.oauth.client_assertion import PrivateKeyJWT
 from coatcheck.oauth.jwks import parse_jwks
-from coatcheck.oauth.jwt import generate_private_key, read_json, verify_jws
+from coatcheck.oauth.jws import read_json
+from coatcheck.oauth.jwt import generate_private_key, verify_jws
 from coatcheck.oauth.messages import Request, Response, form_request
 from coatcheck.testing import AuthorizationServerApp, Behaviour, RegisteredClient, running_authorization_server
 from tests.testing.clocks import HandClock

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import urlencode, urlsplit
 
 from coatcheck.errors import InvalidIDToken, OAuthError
-from coatcheck.oauth.jwt import parse_jws, read_json
+from coatcheck.oauth.jws import parse_jws, read_json
 from coatcheck.oauth.messages import Request, Response
 from coatcheck.testing.login_pages import error_page, login_page, signed_out_page
 from coatcheck.testing.registered_clients import RegisteredClient, RegisteredClients

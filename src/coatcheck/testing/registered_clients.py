@@ -11,15 +11,8 @@ from urllib.parse import unquote_plus
 
 from coatcheck.errors import InvalidIDToken, OAuthError
 from coatcheck.oauth.jwks import KeySet
-from coatcheck.oauth.jwt import (
-    SIGNATURE_ALGORITHMS,
-    import_public_key,
-    parse_jws,
-    public_jwk,
-    read_json,
-    signing_key,
-    verify_jws,
-)
+from coatcheck.oauth.jws import parse_jws, read_json
+from coatcheck.oauth.jwt import SIGNATURE_ALGORITHMS, import_public_key, public_jwk, signing_key, verify_jws
 from coatcheck.oauth.messages import Request
 
 JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
