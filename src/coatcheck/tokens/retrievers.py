@@ -98,9 +98,10 @@ class DefaultAccessTokenRetriever:
 
 def as_result(token: UserToken | ClientToken) -> AccessTokenResult:
     """Turn a token into what the proxy attaches. One that is bound to a key never goes out as a bearer token."""
-    if token.token_type.lower() == "bearer":
+    token_type = token.token_type.lower()
+    if token_type == "bearer":
         return BearerTokenResult(token.access_token, token.expires_at, token.scope)
-    if isinstance(token, UserToken) and token.dpop_key is not None:
+    if token_type == "dpop" and isinstance(token, UserToken) and token.dpop_key is not None:
         return DPoPTokenResult(token.access_token, token.dpop_key, token.expires_at)
     return AccessTokenRetrievalError(
         "token_unavailable",
