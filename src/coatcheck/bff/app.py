@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from coatcheck.bff.answers import Answer, ASGIApp
 from coatcheck.bff.arrival import Arrival
@@ -225,12 +225,11 @@ class BFF:
             raise ConfigurationError("this BFF is installed already: one BFF serves one application")
         self._installed = True
         app.add_middleware(BFFMiddleware, desk=self._desk)
-        for error in ANSWERED_ERRORS:
-            # An Answer is an ASGI application, which is all that Starlette asks of a response here.
-            app.add_exception_handler(error, cast(Any, _answer))
+        _teach_errors(app)
 
     def wrap(self, app: ASGIApp) -> ASGIApp:
-        """Return an ASGI application that is *app* with this BFF in front of it."""
+        """Return an ASGI application that is *app* with this BFF in front of it. Serve that one."""
+        _teach_errors(app)
         return BFFMiddleware(app, desk=self._desk)
 
     async def aclose(self) -> None:
@@ -238,6 +237,18 @@ class BFF:
         await self.tokens.aclose()
         await self._sessions.aclose()
         await self._forwarder.aclose()
+
+
+def _teach_errors(app: object) -> None:
+    """
+    Tell an application of Starlette's kind what to answer for our errors.
+
+    Any other application may let them escape to the middleware; Starlette would have answered 500 by then.
+    """
+    add_exception_handler = getattr(app, "add_exception_handler", None)
+    if add_exception_handler is not None:
+        for error in ANSWERED_ERRORS:
+            add_exception_handler(error, _answer)
 
 
 async def _answer(request: Any, error: Exception) -> Answer:

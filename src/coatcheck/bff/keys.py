@@ -57,7 +57,7 @@ def development_key(folder: Path) -> str:
         KeyRing([text])
     except ConfigurationError as error:
         raise ConfigurationError(
-            f"{path} does not hold a key. Delete the file; the next start makes a new one, and everybody logs in again.",
+            f"{path} does not hold a key. Delete it: the next start makes a new one, and everybody logs in again.",
             path="keys",
         ) from error
     return text

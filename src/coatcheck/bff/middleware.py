@@ -246,24 +246,27 @@ def _not_on_loopback(scope: Scope) -> tuple[str, str]:
 
 async def _lifespan(app: ASGIApp, desk: Desk, scope: Scope, receive: Receive, send: Send) -> None:
     """Pass the lifespan on, and close what we opened after the application has closed. It may have no lifespan."""
-    talked = False
+    listened = False
+
+    async def heard() -> MutableMapping[str, Any]:
+        nonlocal listened
+        listened = True
+        return await receive()
 
     async def send_and_close(message: MutableMapping[str, Any]) -> None:
-        nonlocal talked
-        talked = True
         if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
             await desk.close()
         await send(message)
 
     try:
-        await app(scope, receive, send_and_close)
+        await app(scope, heard, send_and_close)
     except Exception as error:
-        if talked:
+        if listened:
             raise
         logger.debug("the application has no lifespan of its own: %s", type(error).__name__)
-    if talked:
+    if listened:
         return
-    while (message := await receive())["type"] != "lifespan.shutdown":
-        await send({"type": message["type"] + ".complete"})
+    while (await receive())["type"] != "lifespan.shutdown":
+        await send({"type": "lifespan.startup.complete"})
     await desk.close()
     await send({"type": "lifespan.shutdown.complete"})
