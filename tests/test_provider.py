@@ -284,6 +284,17 @@ async def test_everybody_with_a_token_of_the_new_key_waits_for_the_one_refetch()
     assert provider.count(JWKS_URL) == 2
 
 
+@pytest.mark.spec("JOS-02")
+async def test_who_still_holds_old_keys_gets_those_that_another_thread_has_just_fetched() -> None:
+    provider = Provider()
+    idp = server(provider)
+    old = await idp.keys()
+    provider.keys = [jwk(name="second")]
+    await login(idp, id_token(name="second"))
+    assert await idp._keys.newer_than(old) is await idp.keys() is not old
+    assert provider.count(JWKS_URL) == 2
+
+
 @pytest.mark.parametrize("down", [DOWN, Response(500, {}, b""), Response(200, {}, b"<html>")])
 @pytest.mark.spec("JOS-03", "MET-08")
 async def test_a_refetch_that_fails_lifts_nothing_and_keeps_the_keys(

@@ -218,7 +218,8 @@ async def test_event_loops_do_not_meet() -> None:
         work = Work()
         work.may_end.set()
         there.append(await flights.join("key", _thread_number(work)))
-        await flights.drain()  # does not wait for the other loop's
+        async with asyncio.timeout(10):
+            await flights.drain()  # does not wait for the other loop's
 
     thread = threading.Thread(target=lambda: asyncio.run(elsewhere()))
     thread.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
@@ -105,13 +106,9 @@ class AuthorizationServer:
             )
 
         keys = await self._keys.get()
-        try:
+        with suppress(UnknownKey):
             return verify(keys)
-        except UnknownKey:
-            newer = await self._keys.newer_than(keys)
-            if newer is keys:
-                raise
-        return verify(newer)
+        return verify(await self._keys.newer_than(keys))
 
     async def aclose(self) -> None:
         """Wait for the fetches under way in this event loop."""
@@ -187,7 +184,7 @@ class _LastGood(Generic[T]):
                 "%s cannot be renewed, the last good one stays in use for up to a day: %s", self._what, error
             )
             return kept.value
-        self._good, self._failure = _Outcome(started_at, value), None
+        self._good = _Outcome(started_at, value)
         return value
 
     def _kept(self, period: timedelta) -> _Outcome[T] | None:
