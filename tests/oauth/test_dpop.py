@@ -76,7 +76,6 @@ def test_nonce_and_jti_are_taken_as_given_and_ath_left_out_without_a_token() -> 
     assert "ath" not in claims
 
 
-@pytest.mark.spec("DPO-12")
 def test_every_generated_key_is_another_one() -> None:
     assert len({DPoPKey.generate().jkt for _ in range(50)}) == 50
 

@@ -327,7 +327,6 @@ def test_a_wrong_signature_of_a_token_without_kid_asks_for_newer_keys() -> None:
 @pytest.mark.parametrize(
     ("alg", "usual"), [("RS256", "PS256"), ("ES256", "ES256"), ("ES384", "ES384"), ("EdDSA", "EdDSA")]
 )
-@pytest.mark.spec("CLA-03")
 def test_the_algorithm_and_name_of_a_signing_key_follow_from_the_key(alg: str, usual: str) -> None:
     key = signing_key(private_key(alg))
     assert key.alg == usual
