@@ -78,7 +78,7 @@ def _check_sessions(config: GatewayConfig) -> None:
         if config.public_url.secure and not config.development:
             message = 'is missing: add store = "sqlite:///var/lib/coatcheck/sessions.db", or store = "cookie"'
             raise ConfigurationError(message, path="sessions.store")
-    elif store not in ("memory", "cookie") and not store.startswith("sqlite:"):
+    elif store not in ("memory", "cookie") and not (store.startswith("sqlite://") and store.strip("/") != "sqlite:"):
         scheme = store.partition(":")[0]
         known = 'use "sqlite:///path/to/sessions.db", "cookie" or "memory"'
         planned = scheme in ("postgresql", "postgres", "redis", "rediss", "valkey")

@@ -51,7 +51,7 @@ class Listen:
             number = int(port)
         except ValueError:
             number, address = -1, None
-        if address is None or not 0 <= number <= 65535:
+        if address is None or not 1 <= number <= 65535:
             raise ValueError(f'expected an address and a port such as "127.0.0.1:8080", not {_shown(value)}')
         return cls(str(address), number)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
-import sys
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -62,7 +64,7 @@ def serve(start: Start) -> None:
         log_dictconfig=_logging("INFO"),
         log_access=False,
     )
-    server.on_startup(partial(_say_where, config))
+    server.on_startup(partial(_say_when_open, config))
     server.serve(target_loader=partial(_load_app, start), wrap_loader=False)
 
 
@@ -102,14 +104,34 @@ def _load_app(start: Start) -> ASGIApp:
     return create_app(start.config())
 
 
-def _say_where(config: GatewayConfig) -> None:
-    workers = config.server.workers
-    print(
-        f"coatcheck: {config.public_url.absolute('/')} is served on {config.server.listen} "
-        f"by {workers} worker{'s' if workers > 1 else ''}",
-        file=sys.stderr,
-        flush=True,
+def _say_when_open(config: GatewayConfig) -> None:
+    """Say where the gateway is as soon as a worker listens. Called before the workers are made."""
+    threading.Thread(target=_wait_and_say, args=(config,), daemon=True).start()
+
+
+def _wait_and_say(config: GatewayConfig) -> None:
+    listen, workers = config.server.listen, config.server.workers
+    line = (
+        f"coatcheck: {config.public_url.absolute('/')} is served on {listen} "
+        f"by {workers} worker{'s' if workers > 1 else ''}\n"
     )
+    deadline = time.monotonic() + START_DEADLINE
+    while time.monotonic() < deadline:
+        if _is_open(listen):
+            # Straight to the descriptor: the buffered streams have locks, and workers may be forking right now.
+            os.write(2, line.encode())
+            return
+        time.sleep(0.02)
+
+
+def _is_open(listen: Listen) -> bool:
+    anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # compared with, not bound to
+    with socket.socket(_family(listen), socket.SOCK_STREAM) as probe:
+        return probe.connect_ex((anywhere.get(listen.host, listen.host), listen.port)) == 0
+
+
+def _family(listen: Listen) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in listen.host else socket.AF_INET
 
 
 async def _probe_store(config: GatewayConfig) -> None:
@@ -126,8 +148,7 @@ async def _probe_store(config: GatewayConfig) -> None:
 
 
 def check_address(listen: Listen) -> None:
-    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
+    with socket.socket(_family(listen), socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((listen.host, listen.port))
@@ -138,15 +159,10 @@ def check_address(listen: Listen) -> None:
 
 async def _wait_until_open(listen: Listen, running: asyncio.Task[None]) -> None:
     async with asyncio.timeout(START_DEADLINE):
-        while not running.done():
-            try:
-                _, writer = await asyncio.open_connection(listen.host, listen.port)
-            except OSError:
-                await asyncio.sleep(0.01)
-                continue
-            writer.close()
-            return
-    await running
+        while not running.done() and not _is_open(listen):  # noqa: ASYNC110  # the server has no event for it
+            await asyncio.sleep(0.01)
+    if running.done():
+        await running
 
 
 def _logging(level: str) -> dict[str, Any]:
