@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -146,6 +147,7 @@ class SyncBackChannel:
     ) -> None:
         self._given = http_client
         self._own: httpx2.Client | None = None
+        self._making = threading.Lock()
         self._deadline = deadline
         self._max_body = max_body
 
@@ -186,13 +188,15 @@ class SyncBackChannel:
 
         if self._given is not None:
             return self._given
-        if self._own is None:
-            self._own = httpx2.Client(**_settings(self._deadline))
-        return self._own
+        with self._making:  # threads of a worker may share the channel
+            if self._own is None:
+                self._own = httpx2.Client(**_settings(self._deadline))
+            return self._own
 
     def close(self) -> None:
-        """Close the client, if it was made here."""
-        client, self._own = self._own, None
+        """Close the client, if it was made here; the next use makes another one."""
+        with self._making:
+            client, self._own = self._own, None
         if client is not None:
             client.close()
 
