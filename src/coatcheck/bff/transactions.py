@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Literal
@@ -25,6 +26,9 @@ MAX_ATTEMPTS = 7
 
 MAX_BYTES = 6000
 """Of all these cookies together: servers refuse requests (431) from 8 KB of headers on."""
+
+TABS = 5.0
+"""Seconds within which a browser may begin several logins without any of them looking forgotten: its tabs do that."""
 
 _PURPOSE = "login transaction"
 _SECOND = ".2"
@@ -71,6 +75,7 @@ class LoginAttempts:
         self._policy = policy
         self._issuer = issuer
         self._used = UsedOnce(lifetime=LIFETIME)
+        self._answered_at = float("-inf")
 
     def remember(self, attempt: LoginAttempt, cookies: Cookies) -> list[bytes]:
         """Return `Set-Cookie` values: one for *attempt*, and deletions of the oldest where there are too many."""
@@ -95,7 +100,20 @@ class LoginAttempts:
             return self._lost("expired", state, cookies)
         if state in self._used:
             return self._lost("consumed", state, cookies)
+        self._answered_at = now
         return attempt
+
+    def unanswered(self, cookies: Cookies, *, now: float) -> float | None:
+        """
+        Return how many seconds ago this browser began a login whose answer should have come by now, or None.
+
+        One answer in any browser since then shows that the authorization server sends them; that somebody thinks twice
+        on its pages is everyday life.
+        """
+        began = max((when for when, _, _ in self._under_way(cookies)), default=0.0)
+        if not TABS <= now - began < LIFETIME or began <= self._answered_at:
+            return None
+        return now - began
 
     def consume(self, attempt: LoginAttempt, cookies: Cookies, *, now: float) -> LostLogin | None:
         """
@@ -125,21 +143,22 @@ class LoginAttempts:
 
     def _surplus(self, cookies: Cookies, *, room: int) -> list[str]:
         """The cookies that have to go so that one more fits: first what does not open, then the oldest."""
-        dated: list[tuple[float, str, int]] = []
-        for name in cookies.starting_with(self._policy.login("")):
-            value = cookies.get(name)
-            attempt = None if value is None else self._open(name, value)
-            began = attempt.transaction.created_at if attempt else 0.0
-            dated.append((began, name, len(name) + len(value or "")))
         surplus: list[str] = []
         size = kept = 0
-        for began, name, length in sorted(dated, reverse=True):
+        for began, name, length in sorted(self._under_way(cookies), reverse=True):
             size += length
             if began and kept < MAX_ATTEMPTS - 1 and size <= room:
                 kept += 1
             else:
                 surplus.append(name)
         return surplus
+
+    def _under_way(self, cookies: Cookies) -> Iterator[tuple[float, str, int]]:
+        """Yield when each login of this browser began (0 if that cannot be read), its cookie's name and length."""
+        for name in cookies.starting_with(self._policy.login("")):
+            value = cookies.get(name)
+            attempt = None if value is None else self._open(name, value)
+            yield attempt.transaction.created_at if attempt else 0.0, name, len(name) + len(value or "")
 
     def _lost(self, why: WhyLost, state: str, cookies: Cookies) -> LostLogin:
         others = [name for name in cookies.starting_with(self._policy.login("")) if name != self._name(state)]
