@@ -147,16 +147,24 @@ def test_sigterm_lets_a_request_finish(gateway: Gateway) -> None:
     assert program.returncode == 0
 
 
+@pytest.mark.spec("LOG-01", "LOG-03")
 def test_nothing_of_a_login_is_in_the_log(gateway: Gateway) -> None:
     program = gateway.start()
     browser = gateway.log_in()
     callback = next(answer.url for answer in browser.history if answer.url.path == "/bff/callback")
     browser.fetch("/api/echo/orders?customer=canary-in-a-query")
+    browser.navigate("/bff/logout?sid=canary-of-a-logout")
     gateway.stop()
-    secrets = [callback.params["code"], callback.params["state"], "canary-in-a-query", "app-secret"]
+    secrets = [
+        callback.params["code"],
+        callback.params["state"],
+        "canary-in-a-query",
+        "app-secret",
+        "canary-of-a-logout",
+    ]
     secrets += [cookie.value for cookie in browser.cookies.all()]
     secrets += [entry.values("code_verifier")[0] for entry in gateway.server.log if entry.values("code_verifier")]
-    assert len(secrets) >= 6
+    assert len(secrets) >= 7
     assert [secret for secret in secrets if secret in program.output] == []
     assert "logged_in" in program.output
 

@@ -60,15 +60,21 @@ class Program:
     def returncode(self) -> int | None:
         return self._process.poll()
 
-    def wait_for(self, pattern: str, *, seconds: float = 30) -> re.Match[str]:
-        """Wait for a line in which *pattern* is found; fail, with all output, where the program ends or is late."""
+    def wait_for(self, pattern: str, *, count: int = 1, seconds: float = 30) -> re.Match[str]:
+        """
+        Wait for a line (or for the *count*th one) in which *pattern* is found.
+
+        Fails, with all output, where the program ends or is late.
+        """
         deadline = time.monotonic() + seconds
-        seen = 0
+        seen = found = 0
         with self._news:
             while True:
                 for line in self._lines[seen:]:
                     if match := re.search(pattern, line):
-                        return match
+                        found += 1
+                        if found == count:
+                            return match
                 seen = len(self._lines)
                 left = deadline - time.monotonic()
                 if left <= 0 or not self._reader.is_alive():
@@ -122,3 +128,16 @@ def free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
+
+
+def wait_until_listening(port: int, *, seconds: float = 20) -> None:
+    """Wait until somebody accepts connections on a loopback port: some servers say so a moment too early."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
