@@ -14,6 +14,7 @@ from coatcheck.errors import CoatcheckError, InvalidMetadata, UnknownKey
 from coatcheck.oauth import id_token as id_tokens
 from coatcheck.oauth.client import Client
 from coatcheck.oauth.jwks import KeySet, jwks_request, parse_jwks
+from coatcheck.oauth.messages import Request
 from coatcheck.oauth.metadata import Metadata, discover
 from coatcheck.single_flight import SingleFlight
 from coatcheck.transport import Send, arun
@@ -109,6 +110,15 @@ class AuthorizationServer:
         with suppress(UnknownKey):
             return verify(keys)
         return verify(await self._keys.newer_than(keys))
+
+    async def front_channel_status(self, url: str) -> int:
+        """
+        Return the status with which the server answers a URL that is meant for browsers, asked without cookies.
+
+        Raises:
+            TransportError: no answer came.
+        """
+        return (await self._send(Request("GET", url, {"accept": "text/html"}))).status
 
     async def aclose(self) -> None:
         """Wait for the fetches under way in this event loop."""

@@ -82,7 +82,7 @@ def test_ten_reloads_log_nobody_out(tmp_path: Path) -> None:
             w.start()
             assert browser.fetch("/api/me").text == '"alice"'
             assert claims(browser.fetch("/bff/user"))["sub"] == "alice"
-        assert w.provider.count("authorization") == 1
+        assert w.logins_begun() == 1
         assert (tmp_path / ".coatcheck" / "sessions.db").exists()
 
 

@@ -167,6 +167,10 @@ class World:
         """How often the token endpoint was asked."""
         return self.provider.count("token")
 
+    def logins_begun(self) -> int:
+        """How many authorization requests browsers have brought to the provider."""
+        return len([e for e in self.provider.log if e.endpoint == "authorization" and e.values("prompt") != ["none"]])
+
     def sessions(self) -> int:
         """How many sessions the store holds."""
         return len(self.store._rows)

@@ -186,7 +186,7 @@ def _refused_behind(error: OAuthError, settings: Settings) -> Diagnosis:
             return _misconfigured(
                 said,
                 "Check client_id and client_secret (expired? a line break at its end?) and `client_auth`; if the "
-                'secret has special characters, try basic_encoding="raw".',
+                'secret has special characters, try basic_encoding="raw"; with private_key_jwt see the clock, too.',
             )
         case "unauthorized_client" | "unsupported_grant_type":
             return _misconfigured(said, "Allow the grant type authorization_code for this client at the provider.")
@@ -206,15 +206,7 @@ def _refused_behind(error: OAuthError, settings: Settings) -> Diagnosis:
 
 def _no_answer(error: TransportError, settings: Settings) -> Diagnosis:
     said = f"The authorization server {settings.issuer} gave no usable answer: {error}."
-    text = str(error).lower()
-    if "certificate" in text or "ssl" in text or "tls" in text:
-        remedy = (
-            "Its certificate is not trusted here: install the authority that signed it, or pass a client that trusts "
-            "it: http_clients={BACK_CHANNEL_HTTP_CLIENT: httpx2.AsyncClient(verify=...)}."
-        )
-    else:
-        remedy = "See that this machine reaches it (name, port, proxy, firewall); logins work again as soon as it does."
-    return Diagnosis("login_unavailable", said, remedy)
+    return Diagnosis("login_unavailable", said, "Logins work again by themselves as soon as it answers.")
 
 
 def _bad_id_token(error: InvalidIDToken, settings: Settings) -> Diagnosis:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import mkstemp
 
 from coatcheck.errors import ConfigurationError
 from coatcheck.sessions.seal import KeyRing, new_key
@@ -42,8 +43,7 @@ def development_key(folder: Path) -> str:
     _make_folder(folder)
     path = folder / "key"
     if not path.exists():
-        fresh = folder / f"key.{os.getpid()}"
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        descriptor, fresh = mkstemp(dir=folder, prefix="key.")  # of its own name, readable by its owner only
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(new_key() + "\n")
         try:
@@ -51,7 +51,7 @@ def development_key(folder: Path) -> str:
         except FileExistsError:
             pass
         finally:
-            fresh.unlink()
+            os.unlink(fresh)
     text = path.read_text(encoding="ascii", errors="replace").strip()
     try:
         KeyRing([text])

@@ -10,6 +10,7 @@ from coatcheck.bff.diagnosis import Diagnosis, diagnose_login
 from coatcheck.bff.pages import hop
 from coatcheck.bff.problems import logger, printable
 from coatcheck.bff.refusals import refuse
+from coatcheck.bff.registration_check import RegistrationCheck
 from coatcheck.bff.return_url import MAX_LENGTH, checked_return_url
 from coatcheck.bff.settings import Settings
 from coatcheck.bff.transactions import LoginAttempt, LoginAttempts
@@ -28,6 +29,9 @@ AGAIN = "again"
 
 _MAX_KNOWN_HOSTS = 16
 
+_SAY_AGAIN_AFTER = 60.0
+"""Seconds between two lines about logins that never came back."""
+
 
 class Login:
     """Begins logins. Nothing that the browser sends gets into the authorization request, but for `prompt`."""
@@ -36,7 +40,9 @@ class Login:
         self._settings = settings
         self._server = server
         self._attempts = attempts
+        self._check_registration = RegistrationCheck(settings, server)
         self._wrong_hosts: set[str] = set()
+        self._unanswered_said_at = float("-inf")
 
     async def __call__(self, current: CurrentRequest) -> Answer:
         """Answer 302 to the authorization server, or 400 and 503 with the reason."""
@@ -52,6 +58,8 @@ class Login:
             handle = await current.session(slide=False)
             if handle is not None and current.parameter(AGAIN) is not None:
                 return redirect(self._settings.home)
+            if handle is None and current.parameter(AGAIN) is None and not self._settings.development:
+                self._warn_of_unanswered(current)
             metadata = await self._server.metadata()
             transaction = new_transaction(
                 self._server.client,
@@ -64,6 +72,7 @@ class Login:
             attempt = LoginAttempt(transaction, prompt)
             if current.parameter(AGAIN) is not None:
                 attempt = attempt.as_second()
+            await self._check_registration(metadata)
             url = authorization_url(self._server.client, metadata, attempt.transaction, prompt=prompt)
             return redirect(url).with_cookies(self._attempts.remember(attempt, current.cookies))
         except CookieTooLarge:
@@ -128,6 +137,28 @@ class Login:
             "pass on the Host header.",
             printable(host, limit=100),
             self._settings.public_url.origin,
+        )
+
+    def _warn_of_unanswered(self, current: CurrentRequest) -> None:
+        """
+        Say that an earlier login of this browser never came back: the only trace of a wrong redirect URI on our side.
+
+        The authorization server must not send the browser to an address that is not registered, and says so on a page
+        of its own (RFC 6749 4.1.2.1). We hear of it when the user tries again. (In development mode we asked before.)
+        """
+        now = self._settings.clock.time()
+        age = self._attempts.unanswered(current.cookies, now=now)
+        if age is None or now - self._unanswered_said_at < _SAY_AGAIN_AFTER:
+            return
+        self._unanswered_said_at = now
+        logger.warning(
+            "login_unanswered: the login that began %.0f s ago in this browser never came back from %s. If that showed "
+            "an error page, register exactly %s there as a redirect URI of client %r; if the user merely gave up, "
+            "there is nothing to do.",
+            age,
+            self._settings.issuer,
+            self._settings.redirect_uri,
+            self._settings.client_id,
         )
 
 
