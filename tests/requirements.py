@@ -1,7 +1,7 @@
 """
 `docs/requirements.toml`, the tests that claim to show its rows, and `docs/specifications.md`, which is made of both.
 
-`python -m tests.requirements` (or `./scripts/specifications`) writes the document.
+`python -m tests.requirements` (or `./scripts/docs`) writes the document.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def document(requirements: Sequence[Requirement], tests: Mapping[str, Sequence[s
     lines = [
         "# Requirements, where they come from, and the tests that show them",
         "",
-        "Written by `./scripts/specifications` from [requirements.toml](requirements.toml) and the tests; do not edit.",
+        "Written by `./scripts/docs` from [requirements.toml](requirements.toml) and the tests; do not edit.",
         "P0 keeps sessions, tokens and accounts safe; P1 is owed by release 1.0; P2 is hardening.",
     ]
     for area, group in groupby(requirements, key=lambda row: row.id.partition("-")[0]):

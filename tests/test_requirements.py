@@ -33,4 +33,4 @@ def test_it_is_shown_or_says_why_not(row: Requirement) -> None:
 
 
 def test_the_document_is_current() -> None:
-    assert DOCUMENT.read_text() == document(rows(), marks()), "run ./scripts/specifications"
+    assert DOCUMENT.read_text() == document(rows(), marks()), "run ./scripts/docs"

@@ -1,4 +1,4 @@
-"""The README's code blocks are files: a marker `<!-- docs/examples/NAME -->` before a block names the file it shows."""
+"""Code blocks of pages are files: a marker `<!-- docs/examples/NAME -->` before a block names the file it shows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "development.md")
 BLOCK = re.compile(r"<!-- (docs/examples/[\w.]+) -->\n```(\w+)\n.*?```\n", re.DOTALL)
 
 
@@ -21,4 +21,5 @@ def embed(text: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(embed(README.read_text()))
+    for page in PAGES:
+        page.write_text(embed(page.read_text()))
