@@ -166,9 +166,9 @@ class RemoteAPI:
         try:
             return self._filter(scope["headers"])
         except HeaderRefused as error:
-            raise CallRefused(
-                problem("header_refused"), f"A call to {self.path}: {error}.", "Correct the caller."
-            ) from None
+            # Where framing is in doubt nothing more may be read from this connection (RFC 9112 section 6.1).
+            refusal = problem("header_refused", headers=((b"connection", b"close"),))
+            raise CallRefused(refusal, f"A call to {self.path}: {error}.", "Correct the caller.") from None
 
     # CSRF check
 
