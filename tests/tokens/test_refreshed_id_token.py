@@ -9,6 +9,7 @@ import pytest
 
 from coatcheck.errors import LoginRequired, TransportError
 from coatcheck.oauth.messages import Response
+from coatcheck.tokens import UserTokenRequestParameters
 from tests.tokens.scene import LIFETIME, Scene, TableUserTokenStore
 
 
@@ -52,6 +53,7 @@ async def test_one_about_somebody_else_ends_the_session(scene: Scene, claims: di
     assert scene.service.revoked[0] != before.refresh_token
     browser.receive(user.session)
     with pytest.raises(LoginRequired):
+        assert await scene.tokens.store.get_token(await browser.request(), UserTokenRequestParameters()) is None
         await scene.tokens.user_token(await browser.request())
     assert scene.service.refreshes == 1
 

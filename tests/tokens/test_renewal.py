@@ -272,9 +272,11 @@ async def test_every_waiter_has_a_deadline_of_its_own_and_the_flight_has_none(sc
     assert (await browser.stored()).state(scene.clock.time()) is TokenState.FRESH
 
 
-async def test_a_snapshot_from_the_beginning_of_a_long_request_is_read_again() -> None:
+@pytest.mark.parametrize("rotation", [True, False], ids=["rotating", "reusable"])
+async def test_a_snapshot_from_the_beginning_of_a_long_request_is_read_again(rotation: bool) -> None:
     """A download of an hour holds the handle of its beginning; its old refresh token must not be sent."""
     scene = Scene()
+    scene.service.rotation = rotation
     browser = await scene.log_in()
     long_request = await browser.request()
     await scene.tokens.user_token(long_request)
@@ -284,14 +286,40 @@ async def test_a_snapshot_from_the_beginning_of_a_long_request_is_read_again() -
     assert scene.service.refreshes == 1
 
 
-async def test_force_renewal_uses_what_somebody_renewed_meanwhile() -> None:
+async def test_callers_that_have_seen_different_refresh_tokens_still_renew_once() -> None:
+    """The one with the old snapshot joins the flight of the refresh token that is stored now."""
     scene = Scene()
+    browser = await scene.log_in()
+    long_request = await browser.request()
+    await scene.tokens.user_token(long_request)
+    scene.clock.forward(LIFETIME)
+    await scene.tokens.user_token(await browser.request())
+    scene.clock.forward(LIFETIME)
+    tokens = await asyncio.gather(
+        scene.tokens.user_token(long_request),
+        scene.tokens.user_token(await browser.request()),
+    )
+    assert tokens[0] == tokens[1] == await browser.stored()
+    assert scene.service.refreshes == 2
+
+
+@pytest.mark.parametrize("rotation", [True, False], ids=["rotating", "reusable"])
+async def test_force_renewal_uses_what_somebody_renewed_meanwhile(rotation: bool) -> None:
+    scene = Scene()
+    scene.service.rotation = rotation
     browser = await scene.log_in()
     long_request = await browser.request()
     await scene.tokens.user_token(long_request)
     renewed = await scene.tokens.user_token(await browser.request(), forced())
     assert await scene.tokens.user_token(long_request, forced()) == renewed
     assert scene.service.refreshes == 1
+
+
+async def test_no_token_stays_in_memory_once_it_is_stored(scene: Scene) -> None:
+    browser = await scene.log_in()
+    scene.clock.forward(LIFETIME)
+    await scene.tokens.user_token(await browser.request())
+    assert len(scene.tokens._renewals._renewer._successors) == 0
 
 
 # Access tokens that share a refresh token

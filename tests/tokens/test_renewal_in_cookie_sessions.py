@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -148,6 +149,21 @@ async def test_without_rotation_a_newer_access_token_is_found_and_an_old_one_is_
     again = await scene.tokens.user_token(await browser.request(), forced())
     assert again.access_token != renewed.access_token
     assert scene.service.refreshes == 2
+
+
+async def test_without_rotation_an_older_access_token_never_takes_the_place_of_a_newer_one(scene: Scene) -> None:
+    """Another process renewed last: the memory of this one is behind the cookie."""
+    browser = await scene.log_in()
+    scene.service.rotation = False
+    scene.clock.forward(LIFETIME)
+    user = await browser.request()
+    ours = await scene.tokens.user_token(user)
+    scene.clock.forward(timedelta(seconds=10))
+    theirs = replace(ours, access_token="theirs", issued_at=scene.clock.time())
+    await scene.tokens.store.store_token(user, theirs, UserTokenRequestParameters(), replaces=ours)
+    browser.receive(user.session)
+    token = await scene.tokens.user_token(await browser.request(), forced())
+    assert token.access_token not in (ours.access_token, theirs.access_token)
 
 
 @pytest.mark.spec("REF-07")
