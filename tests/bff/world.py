@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -21,7 +21,7 @@ from coatcheck.errors import StoreUnavailable
 from coatcheck.sessions.memory import MemorySessionStore
 from coatcheck.sessions.seal import new_key
 from coatcheck.sessions.store import SessionRow
-from coatcheck.testing.authorization_server import AuthorizationServerApp
+from coatcheck.testing import DEFAULT_CLIENT, AuthorizationServerApp, RegisteredClient
 from coatcheck.transport import BACK_CHANNEL_HTTP_CLIENT
 from tests.rig.user_agent import UserAgent
 from tests.testing.clocks import HandClock
@@ -114,11 +114,17 @@ class World:
     """One BFF in front of `application`, one provider, and the browsers of a test."""
 
     def __init__(
-        self, *, public_url: str = LOCAL, issuer: str = ISSUER, app: Any = None, install: bool = False, **options: Any
+        self,
+        *,
+        public_url: str = LOCAL,
+        issuer: str = ISSUER,
+        registered: Sequence[RegisteredClient] = (DEFAULT_CLIENT,),
+        app: Any = None,
+        **options: Any,
     ) -> None:
         self.clock = HandClock()
         self.transport = InProcess()
-        self.provider = AuthorizationServerApp(issuer, clock=self.clock)
+        self.provider = AuthorizationServerApp(issuer, clients=registered, clock=self.clock)
         self.store = FragileStore(self.clock)
         self.public_url = public_url
         self.options = options

@@ -35,7 +35,7 @@ Stage = Literal["metadata", "authorization_response", "token_request", "session"
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """*code* is one of `coatcheck.bff.problems.CODES`; *cause* and *remedy* are whole sentences for the log."""
+    """*code* is one of `coatcheck.bff.problems.CODES`; *cause* and *remedy* are sentences for the log."""
 
     code: str
     cause: str
@@ -110,7 +110,9 @@ def _diagnose(error: BaseException, stage: Stage, settings: Settings) -> Diagnos
         case UnknownKey():
             return Diagnosis(
                 "login_failed",
-                f"The id_token of {settings.issuer} is signed with a key that its jwks_uri does not list: {error}.",
+                _sentence(
+                    f"The id_token of {settings.issuer} is signed with a key that its jwks_uri does not list: {error}"
+                ),
                 "If the provider has just rotated its keys this heals by itself; else compare jwks_uri and issuer.",
             )
         case InvalidIDToken():
@@ -118,41 +120,41 @@ def _diagnose(error: BaseException, stage: Stage, settings: Settings) -> Diagnos
         case InvalidAuthorizationResponse():
             return Diagnosis(
                 "login_response_invalid",
-                f"The answer at {settings.redirect_uri} was refused: {error}.",
+                f"The answer at {settings.redirect_uri} was refused: {error}",
                 "If it happens to real users, compare the issuer with what the provider sends; else somebody tries.",
             )
         case InvalidMetadata():
             return Diagnosis(
                 "login_misconfigured",
-                f"The metadata of {settings.issuer} cannot be used: {error}.",
-                "Compare `issuer` with the value that the provider's /.well-known/openid-configuration shows, byte for "
-                "byte, trailing slash included.",
+                f"The metadata of {settings.issuer} cannot be used: {error}",
+                "Give `issuer` as the provider's /.well-known/openid-configuration states it, byte for byte; complete "
+                "a document that lacks something by `endpoints`; switch on PKCE with S256 at the provider.",
             )
         case InvalidTokenResponse():
             return Diagnosis(
                 "login_failed",
-                f"The token endpoint of {settings.issuer} gave an answer that cannot be used: {error}.",
+                f"The token endpoint of {settings.issuer} gave an answer that cannot be used: {error}",
                 "See that `scope` has openid, and that nothing stands between here and the provider's token_endpoint.",
             )
         case ConfigurationError():
-            return Diagnosis("login_misconfigured", f"{error}.".replace("..", "."), "Correct the setting and restart.")
+            return Diagnosis("login_misconfigured", f"{error}", "Correct the setting and restart.")
         case CookieTooLarge():
             return Diagnosis(
                 "session_too_large",
-                f"The session does not fit into cookies: {error}.",
+                f"The session does not fit into cookies: {error}",
                 'Keep sessions on the server (sessions="sqlite:///var/lib/app/sessions.db"), or ask for less scope.',
             )
         case UnknownSealKey():
-            return Diagnosis("store_unavailable", f"A stored session cannot be opened: {error}.", "Restore that key.")
+            return Diagnosis("store_unavailable", f"A stored session cannot be opened: {error}", "Restore that key.")
         case StoreUnavailable():
-            return Diagnosis("store_unavailable", f"The session store failed: {error}.", "See that it runs.")
+            return Diagnosis("store_unavailable", f"The session store failed: {error}", "See that it runs.")
         case _:
             return None
 
 
 def _refused_in_front(error: OAuthError, settings: Settings) -> Diagnosis:
     """An error that the browser brought back from the authorization endpoint (RFC 6749 4.1.2.1)."""
-    said = f"{settings.issuer} refused the login of client {settings.client_id!r}: {error}."
+    said = f"{settings.issuer} refused the login of client {settings.client_id!r}: {error}"
     match error.error:
         case "access_denied":
             return Diagnosis("login_refused", said, "The user cancelled, or may not use this application: ask there.")
@@ -180,7 +182,7 @@ def _refused_in_front(error: OAuthError, settings: Settings) -> Diagnosis:
 
 def _refused_behind(error: OAuthError, settings: Settings) -> Diagnosis:
     """An error that the token endpoint answered to us (RFC 6749 5.2)."""
-    said = f"The token endpoint of {settings.issuer} refused client {settings.client_id!r}: {error}."
+    said = f"The token endpoint of {settings.issuer} refused client {settings.client_id!r}: {error}"
     match error.error:
         case "invalid_client":
             return _misconfigured(
@@ -205,12 +207,12 @@ def _refused_behind(error: OAuthError, settings: Settings) -> Diagnosis:
 
 
 def _no_answer(error: TransportError, settings: Settings) -> Diagnosis:
-    said = f"The authorization server {settings.issuer} gave no usable answer: {error}."
+    said = f"The authorization server {settings.issuer} gave no usable answer: {error}"
     return Diagnosis("login_unavailable", said, "Logins work again by themselves as soon as it answers.")
 
 
 def _bad_id_token(error: InvalidIDToken, settings: Settings) -> Diagnosis:
-    said = f"The id_token of {settings.issuer} was refused: {error}."
+    said = f"The id_token of {settings.issuer} was refused: {error}"
     if "clock" in str(error):
         return _misconfigured(said, "Set this machine's clock (or the provider's): they must agree within a minute.")
     return Diagnosis(

@@ -174,11 +174,16 @@ def log_problem(problem: Problem, *, cause: str, remedy: str, trace_id: str) -> 
         "%s (%d): %s %s [trace_id=%s]",
         problem.code,
         problem.status,
-        printable(cause),
+        sentence(printable(cause)),
         printable(remedy),
         trace_id,
         extra={"code": problem.code, "cause": cause, "remedy": remedy, "trace_id": trace_id},
     )
+
+
+def sentence(text: str) -> str:
+    """End *text* with a full stop unless it has an end already; messages of errors have none."""
+    return text if text.endswith((".", "?", "!")) else text + "."
 
 
 def printable(text: str, *, limit: int = 600) -> str:

@@ -8,7 +8,7 @@ from coatcheck.bff.answers import Answer, problem_answer
 from coatcheck.bff.current import CurrentRequest
 from coatcheck.bff.diagnosis import Diagnosis
 from coatcheck.bff.pages import problem_page
-from coatcheck.bff.problems import Headers, log_problem, problem
+from coatcheck.bff.problems import Headers, log_problem, problem, sentence
 
 _HINTS = {
     "login_lost": "Please start again. If this keeps happening, allow cookies for this site.",
@@ -34,7 +34,7 @@ def refuse(current: CurrentRequest, diagnosis: Diagnosis, *, headers: Headers = 
             trace_id=current.trace_id,
             hint=_HINTS.get(refusal.code, ""),
             link=(settings.login_path, "Log in") if retry else (settings.home, "Go to the start page"),
-            reason=(diagnosis.cause, diagnosis.remedy) if settings.development else None,
+            reason=(sentence(diagnosis.cause), diagnosis.remedy) if settings.development else None,
         )
     login_url = settings.login_path if retry else None
     return problem_answer(replace(refusal, login_url=login_url), trace_id=current.trace_id)

@@ -41,6 +41,7 @@ class RegistrationCheck:
             redirect_uri=self._settings.redirect_uri,
             return_url=self._settings.home,
             now=self._settings.clock.time(),
+            token_bytes=bytes,  # zeros: this login never comes back, and HTTP clients log URLs
         )
         url = authorization_url(client, metadata, transaction, prompt="none")
         try:
