@@ -110,9 +110,7 @@ def _diagnose(error: BaseException, stage: Stage, settings: Settings) -> Diagnos
         case UnknownKey():
             return Diagnosis(
                 "login_failed",
-                _sentence(
-                    f"The id_token of {settings.issuer} is signed with a key that its jwks_uri does not list: {error}"
-                ),
+                f"The id_token of {settings.issuer} is signed with a key that its jwks_uri lacks: {error}",
                 "If the provider has just rotated its keys this heals by itself; else compare jwks_uri and issuer.",
             )
         case InvalidIDToken():
