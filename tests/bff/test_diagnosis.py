@@ -163,18 +163,31 @@ def test_the_registration_is_checked_once_when_it_is_right(caplog: pytest.LogCap
         assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
-def test_blocked_cookies_are_named(caplog: pytest.LogCaptureFixture) -> None:
+def lost_logins(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    """Level and text of the lines about lost logins."""
+    lines = [(record.levelname, record.getMessage()) for record in caplog.records if record.name == "coatcheck"]
+    return [(level, line) for level, line in lines if line.startswith("login_lost (400): ")]
+
+
+def test_blocked_cookies_are_named_when_the_second_try_is_lost_too(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="coatcheck")
     with world() as w:
         browser = w.browser()
         url = w.callback(browser)
-        browser.cookies.clear()
-        page = browser.click(url, stop_at=LOCAL + "/bff/login")
+        for name in login_cookies(browser):
+            browser.cookies.delete(name)
+        again = browser.click(url, stop_at=LOCAL + "/bff/callback")
+        for name in login_cookies(browser):
+            browser.cookies.delete(name)
+        page = browser.click(again.headers["location"])
         assert page.status_code == 400
-        (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        (first, _), (second, line) = lost_logins(caplog)
+        assert (first, second) == ("INFO", "WARNING")  # the back button is no alarm
         assert "Cookies may be blocked" in line and "Safari" in line and LOCAL in line
 
 
 def test_a_second_tab_of_the_history_is_no_alarm_about_cookies(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="coatcheck")
     with world() as w:
         browser = w.browser()
         answered = w.callback(browser)
@@ -182,7 +195,8 @@ def test_a_second_tab_of_the_history_is_no_alarm_about_cookies(caplog: pytest.Lo
             browser.cookies.delete(name)
         browser.navigate("/bff/login", stop_at=ISSUER)  # another login is under way: this browser does keep cookies
         browser.click(answered, stop_at=LOCAL + "/bff/login")
-        (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        ((level, line),) = lost_logins(caplog)
+        assert level == "INFO"
         assert "opened again" in line and "blocked" not in line
 
 
