@@ -29,6 +29,19 @@ STOP_DEADLINE = 20
 """Seconds that requests under way get after SIGTERM. Renewals are done in half of it; streams are cut."""
 START_DEADLINE = 10.0
 
+LOGGING: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stderr"}},
+    "loggers": {
+        "coatcheck": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+        "_granian": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
+    },
+    "root": {"handlers": ["stderr"], "level": "WARNING"},
+}
+"""One line per event, on stderr. No access log: queries of a login hold codes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Start:
@@ -61,7 +74,7 @@ def serve(start: Start) -> None:
         workers_kill_timeout=STOP_DEADLINE,
         respawn_failed_workers=True,
         log_level=LogLevels.warning,
-        log_dictconfig=_logging("INFO"),
+        log_dictconfig=LOGGING,
         log_access=False,
     )
     server.on_startup(partial(_say_when_open, config))
@@ -82,14 +95,17 @@ def check_startable(config: GatewayConfig) -> None:
 
 @asynccontextmanager
 async def serving(app: ASGIApp, listen: Listen) -> AsyncIterator[None]:
-    """Serve *app* in the running event loop while the block runs. For one process that does other things, too."""
+    """
+    Serve *app* in the running event loop while the block runs, for a process that does other things, too.
+
+    How it logs is that process's own business.
+    """
     server = EmbeddedServer(
         app,
         address=listen.host,
         port=listen.port,
         interface=Interfaces.ASGI,
         log_level=LogLevels.error,
-        log_dictconfig=_logging("WARNING"),
     )
     running = asyncio.create_task(server.serve())
     try:
@@ -163,18 +179,3 @@ async def _wait_until_open(listen: Listen, running: asyncio.Task[None]) -> None:
             await asyncio.sleep(0.01)
     if running.done():
         await running
-
-
-def _logging(level: str) -> dict[str, Any]:
-    """One line per event, on stderr. No access log: queries of a login hold codes."""
-    return {
-        "version": 1,
-        "disable_existing_loggers": False,
-        "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stderr"}},
-        "loggers": {
-            "coatcheck": {"handlers": ["stderr"], "level": level, "propagate": False},
-            "_granian": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
-        },
-        "root": {"handlers": ["stderr"], "level": "WARNING"},
-    }

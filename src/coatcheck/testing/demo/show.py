@@ -66,20 +66,20 @@ async def _show(port: int) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with _running(port, TOKEN_LIFETIME) as address:
+    async with running(port, TOKEN_LIFETIME) as address:
         print(f"\n  The demo is at  {address}\n\n  Any user name will do. Press Ctrl-C to stop.\n", flush=True)
         await stop.wait()
 
 
 async def _check() -> int:
-    async with _running(0, CHECKED_TOKEN_LIFETIME) as address:
+    async with running(0, CHECKED_TOKEN_LIFETIME) as address:
         return 0 if await asyncio.to_thread(walk, address, CHECKED_TOKEN_LIFETIME) else 1
 
 
 @asynccontextmanager
-async def _running(port: int, token_lifetime: timedelta) -> AsyncIterator[str]:
+async def running(port: int, token_lifetime: timedelta) -> AsyncIterator[str]:
     """
-    Start everything; yields the address of the page.
+    Start everything, on *port* or (0) any free one; yields the address of the page.
 
     The page is on `localhost` and the provider on 127.0.0.1, which are two sites to a browser, as in real life.
     """
