@@ -10,6 +10,7 @@ import httpx2
 import pytest
 
 from coatcheck.errors import ConfigurationError, TokenUnavailable
+from coatcheck.oauth.authorize import AuthorizationCode, new_transaction
 from coatcheck.oauth.client import Client
 from coatcheck.oauth.client_auth import ClientAssertion, PrivateKeyJWT
 from coatcheck.oauth.jwt import generate_private_key
@@ -17,7 +18,7 @@ from coatcheck.oauth.messages import Request, Response
 from coatcheck.tokens import Tokens, UserTokenRequestParameters
 from coatcheck.transport import BACK_CHANNEL_HTTP_CLIENT
 from tests.testing.clocks import HandClock
-from tests.tokens.scene import CLIENT, LIFETIME, Scene
+from tests.tokens.scene import CLIENT, LIFETIME, Scene, forced
 from tests.tokens.token_service import CLIENT_ID, ISSUER, TokenService
 
 
@@ -108,6 +109,42 @@ async def test_an_assertion_of_the_request_itself_goes_before_the_service() -> N
     await scene.tokens.user_token(user, parameters)
     assert scene.service.requests[0]["client_assertion"] == "for this request"
     assert service.asked == []
+
+
+async def test_a_service_that_fails_is_a_token_that_cannot_be_had() -> None:
+    class Failing(Assertions):
+        async def get_client_assertion(self, client: str, **_: Any) -> ClientAssertion | None:
+            raise OSError("the key vault at vault.internal refused the password hunter2")
+
+    scene = Scene(client=SIGNED_ELSEWHERE, client_assertions=Failing())
+    with pytest.raises(TokenUnavailable, match="raised OSError for the registration 'default'") as caught:
+        await scene.tokens.client_token()
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("resource", "login", "route"),
+    [
+        ((), None, "https://rates.example"),
+        (("https://orders.example",), "https://orders.example", "https://rates.example"),
+        (("https://orders.example", "https://rates.example"), None, "https://rates.example"),
+    ],
+    ids=["none", "one", "several"],
+)
+async def test_the_resource_of_a_login_is_named_when_there_is_one(
+    resource: tuple[str, ...], login: str | None, route: str
+) -> None:
+    """RFC 8707 2.2: with several, each token is for one of them, which the route names."""
+    client = Client(issuer=ISSUER, client_id=CLIENT_ID, client_secret="secret", resource=resource)
+    scene = Scene(client=client)
+    transaction = new_transaction(
+        client, name="default", redirect_uri="https://app.example/cb", return_url="/", now=scene.clock.time()
+    )
+    await scene.tokens.redeem(AuthorizationCode(transaction.nonce), transaction)
+    browser = await scene.log_in()
+    await scene.tokens.user_token(await browser.request(), forced())
+    await scene.tokens.user_token(await browser.request(), UserTokenRequestParameters(resource=(route,)))
+    assert [form.get("resource") for form in scene.service.requests] == [login, login, route]
 
 
 async def test_a_registration_that_cannot_authenticate_is_told_what_to_do() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -295,11 +297,16 @@ async def test_callers_that_have_seen_different_refresh_tokens_still_renew_once(
     scene.clock.forward(LIFETIME)
     await scene.tokens.user_token(await browser.request())
     scene.clock.forward(LIFETIME)
-    tokens = await asyncio.gather(
-        scene.tokens.user_token(long_request),
-        scene.tokens.user_token(await browser.request()),
-    )
-    assert tokens[0] == tokens[1] == await browser.stored()
+    callers = [long_request, await browser.request()]
+    async with scene.service.held() as gate:
+        waiting = [asyncio.create_task(scene.tokens.user_token(user)) for user in callers]
+        await gate.arrived.wait()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert scene.service.under_way == 1
+        gate.released.set()
+        tokens = await asyncio.gather(*waiting)
+    assert tokens == [await browser.stored()] * 2
     assert scene.service.refreshes == 2
 
 
@@ -313,6 +320,58 @@ async def test_force_renewal_uses_what_somebody_renewed_meanwhile(rotation: bool
     renewed = await scene.tokens.user_token(await browser.request(), forced())
     assert await scene.tokens.user_token(long_request, forced()) == renewed
     assert scene.service.refreshes == 1
+
+
+class SlowLease:
+    """Held up until the test lets it go on."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+
+    @asynccontextmanager
+    async def hold(self, grant: bytes) -> AsyncIterator[None]:
+        await self.gate.wait()
+        yield
+
+
+async def test_force_renewal_is_not_content_with_the_token_that_was_refused() -> None:
+    """It joins a flight that finds a newer token than *its* caller had: the one that the API has just refused."""
+    lease = SlowLease()
+    lease.gate.set()
+    scene = Scene(lease=lease)
+    scene.service.rotation = False
+    browser = await scene.log_in()
+    long_request = await browser.request()
+    await scene.tokens.user_token(long_request)
+    scene.clock.forward(LIFETIME)
+    refused = await scene.tokens.user_token(await browser.request())
+    lease.gate.clear()
+    behind = asyncio.create_task(scene.tokens.user_token(long_request))
+    await asyncio.sleep(0)
+    ahead = asyncio.create_task(scene.tokens.user_token(await browser.request(), forced()))
+    await asyncio.sleep(0)
+    lease.gate.set()
+    assert await behind == refused
+    assert await ahead != refused
+    assert scene.service.refreshes == 2
+
+
+@pytest.mark.spec("REF-20")
+@pytest.mark.parametrize(
+    ("answered", "stored"), [("openid", "openid"), ("", ""), (None, "openid offline_access")], ids=repr
+)
+async def test_a_narrowed_grant_is_stored(scene: Scene, answered: str | None, stored: str) -> None:
+    """RFC 6749 5.1: `scope` is absent when it is what was requested."""
+    browser = await scene.log_in()
+    scene.service.answers.append({"scope": answered})
+    scene.clock.forward(LIFETIME)
+    assert (await scene.tokens.user_token(await browser.request())).scope == stored
+
+
+async def test_an_access_token_of_its_own_has_the_scope_that_was_asked_for() -> None:
+    scene = Scene()
+    user = await (await scene.log_in()).request()
+    assert (await scene.tokens.user_token(user, ORDERS)).scope == "orders.read"
 
 
 async def test_no_token_stays_in_memory_once_it_is_stored(scene: Scene) -> None:

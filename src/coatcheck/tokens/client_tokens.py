@@ -14,7 +14,6 @@ from coatcheck.clock import Clock
 from coatcheck.errors import CoatcheckError, TokenUnavailable
 from coatcheck.oauth.messages import Form
 from coatcheck.single_flight import SingleFlight
-from coatcheck.telemetry import token_requests
 from coatcheck.tokens.endpoint import TokenEndpoint
 from coatcheck.tokens.freshness import DEFAULT_LIFETIME, TokenState, expiry_margin
 from coatcheck.tokens.memory import ExpiringMemory
@@ -102,13 +101,12 @@ class ClientTokens:
         try:
             answer = await endpoint.client_credentials(
                 scope=request.scope,
-                resource=request.resource or endpoint.client.resource,
+                resource=request.resource,
                 extra=request.form_parameters,
                 context=request.context,
             )
         except CoatcheckError as error:
             return self._refused(endpoint, key, error, unheard=unheard)
-        token_requests.add(1, {"grant": "client_credentials", "outcome": "ok"})
         token = ClientToken(
             access_token=answer.access_token,
             token_type=answer.token_type,
@@ -121,7 +119,6 @@ class ClientTokens:
         return token
 
     def _refused(self, endpoint: TokenEndpoint, key: Hashable, error: CoatcheckError, *, unheard: bool) -> Verdict:
-        token_requests.add(1, {"grant": "client_credentials", "outcome": type(error).__name__})
         verdict = judge(error, issuer=endpoint.client.issuer)
         asked_for = verdict.retry_after.total_seconds() if verdict.retry_after is not None else 0.0
         now = self._clock.monotonic()

@@ -11,10 +11,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 
 from coatcheck.clock import Clock
+from coatcheck.errors import StaleToken
 from coatcheck.single_flight import SingleFlight
 from coatcheck.tokens.endpoint import TokenEndpoint
 from coatcheck.tokens.freshness import TokenState
@@ -115,7 +117,7 @@ class RenewalCoordinator:
             outcome = await self._flights.join(
                 grant, partial(self._fly, user, parameters, seen, grant, unheard=still_good)
             )
-            result = await self._result(user, parameters, outcome)
+            result = await self._result(user, parameters, seen, outcome)
             if result is not None:
                 return result
             seen = await self._renewer.stored(user, parameters)
@@ -124,7 +126,7 @@ class RenewalCoordinator:
         return Verdict(VerdictKind.TRANSIENT, f"the token was not renewed in {_MAX_ROUNDS} attempts")
 
     async def _result(
-        self, user: User, parameters: UserTokenRequestParameters, outcome: Outcome
+        self, user: User, parameters: UserTokenRequestParameters, seen: UserToken, outcome: Outcome
     ) -> UserToken | Verdict | None:
         """Say what a flight, perhaps somebody else's, means for this caller; None: look again at what is stored."""
         ours = outcome.parameters.slot == parameters.slot
@@ -133,14 +135,18 @@ class RenewalCoordinator:
             return outcome.verdict if concerns_us and not outcome.personal else None
         if _renews_inline(user):
             await self._keep(user, outcome.token, outcome.parameters)
-        usable = outcome.sent or outcome.token.state(self._clock.time()) is not TokenState.EXPIRED
-        return outcome.token if ours and usable else None
+        if not ours:
+            return None
+        refused = parameters.force_renewal and outcome.token.access_token == seen.access_token
+        usable = outcome.token.state(self._clock.time()) is not TokenState.EXPIRED and not refused
+        return outcome.token if outcome.sent or usable else None
 
     async def _keep(self, user: User, token: UserToken, parameters: UserTokenRequestParameters) -> None:
         """Write a token that another request has renewed into this request's own cookie as well."""
         held = await self._store.get_token(user, parameters)
         if held is not None and held != token:
-            await self._store.store_token(user, token, parameters, replaces=held)
+            with suppress(StaleToken):  # this request has done so already, for another call
+                await self._store.store_token(user, token, parameters, replaces=held)
 
     async def _fly(
         self,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from coatcheck.clock import Clock
+from coatcheck.errors import CoatcheckError, ConfigurationError
 from coatcheck.oauth.authorize import AuthorizationCode
 from coatcheck.oauth.client import Client
 from coatcheck.oauth.client_auth import ClientAssertion, ClientAssertionService
@@ -21,8 +22,17 @@ from coatcheck.oauth.messages import Form, Response
 from coatcheck.oauth.metadata import Metadata
 from coatcheck.oauth.token import TokenSet, parse_token_exchange_response, parse_token_response
 from coatcheck.provider import AuthorizationServer
+from coatcheck.telemetry import token_requests
 from coatcheck.tokens.values import NOTHING
 from coatcheck.transport import Send
+
+
+class ParseTokenResponse(Protocol):
+    """Reads an answer of the token endpoint."""
+
+    def __call__(self, response: Response, *, requested_at: float) -> TokenSet:
+        """Return the tokens, or raise what the answer says."""
+        ...
 
 
 class TokenEndpoint:
@@ -56,7 +66,7 @@ class TokenEndpoint:
     async def redeem_code(self, code: AuthorizationCode, *, redirect_uri: str, code_verifier: str) -> TokenSet:
         """Exchange an authorization code for tokens (RFC 6749 4.1.3)."""
         form = authorization_code_form(code, redirect_uri=redirect_uri, code_verifier=code_verifier)
-        return await self._tokens(form)
+        return await self._tokens((*form, *(("resource", uri) for uri in self._resource_of_the_login())))
 
     async def refresh(
         self,
@@ -69,14 +79,15 @@ class TokenEndpoint:
         context: Mapping[str, Any] = NOTHING,
     ) -> TokenSet:
         """Use a refresh token (RFC 6749 6). Without *scope* the grant's own is kept."""
-        form = refresh_form(refresh_token, scope=scope, resource=resource)
+        form = refresh_form(refresh_token, scope=scope, resource=resource or self._resource_of_the_login())
         return await self._tokens(form, extra=extra, assertion=assertion, context=context)
 
     async def client_credentials(
         self, *, scope: str | None, resource: tuple[str, ...], extra: Form = (), context: Mapping[str, Any] = NOTHING
     ) -> TokenSet:
         """Ask for a token of the client's own (RFC 6749 4.4)."""
-        return await self._tokens(client_credentials_form(scope=scope, resource=resource), extra=extra, context=context)
+        form = client_credentials_form(scope=scope, resource=resource or self.client.resource)
+        return await self._tokens(form, extra=extra, context=context)
 
     async def exchange(
         self,
@@ -91,8 +102,7 @@ class TokenEndpoint:
         form = token_exchange_form(
             subject_token, audience=audience, resource=resource, scope=scope, actor_token=actor_token
         )
-        requested_at, response = await self._answer(form)
-        return parse_token_exchange_response(response, requested_at=requested_at)
+        return await self._tokens(form, parse=parse_token_exchange_response)
 
     async def revoke(self, refresh_token: str) -> bool:
         """Revoke a refresh token (RFC 7009 2.1); False when the authorization server has no endpoint for it."""
@@ -110,6 +120,16 @@ class TokenEndpoint:
         parse_revocation_response(await self._send(request))
         return True
 
+    def _resource_of_the_login(self) -> tuple[str, ...]:
+        """
+        The resource that tokens of a login are for, when the registration names exactly one.
+
+        With several, most authorization servers want each named in a request of its own: a route does that.
+
+        RFC 8707 section 2.2.
+        """
+        return self.client.resource if len(self.client.resource) == 1 else ()
+
     async def _tokens(
         self,
         form: Form,
@@ -117,32 +137,34 @@ class TokenEndpoint:
         extra: Form = (),
         assertion: ClientAssertion | None = None,
         context: Mapping[str, Any] = NOTHING,
+        parse: ParseTokenResponse = parse_token_response,
     ) -> TokenSet:
-        requested_at, response = await self._answer(form, extra=extra, assertion=assertion, context=context)
-        return parse_token_response(response, requested_at=requested_at)
-
-    async def _answer(
-        self,
-        form: Form,
-        *,
-        extra: Form = (),
-        assertion: ClientAssertion | None = None,
-        context: Mapping[str, Any] = NOTHING,
-    ) -> tuple[float, Response]:
-        metadata = await self.server.metadata()
-        assertion = assertion or await self._assertion(metadata, context)
-        requested_at = self._clock.time()
-        request = token_request(self.client, metadata, form, now=requested_at, assertion=assertion, extra=extra)
-        return requested_at, await self._send(request)
+        grant = dict(form)["grant_type"]
+        try:
+            metadata = await self.server.metadata()
+            assertion = assertion or await self._assertion(metadata, context)
+            requested_at = self._clock.time()
+            request = token_request(self.client, metadata, form, now=requested_at, assertion=assertion, extra=extra)
+            tokens = parse(await self._send(request), requested_at=requested_at)
+        except CoatcheckError as error:
+            token_requests.add(1, {"grant": grant, "outcome": type(error).__name__})
+            raise
+        token_requests.add(1, {"grant": grant, "outcome": "ok"})
+        return tokens
 
     async def _assertion(self, metadata: Metadata, context: Mapping[str, Any]) -> ClientAssertion | None:
         if self._assertions is None:
             return None
-        client = self.client
-        return await self._assertions.get_client_assertion(
-            self.name,
-            issuer=client.issuer,
-            client_id=client.client_id,
-            token_endpoint=metadata.token_endpoint,
-            context=context,
-        )
+        try:
+            return await self._assertions.get_client_assertion(
+                self.name,
+                issuer=self.client.issuer,
+                client_id=self.client.client_id,
+                token_endpoint=metadata.token_endpoint,
+                context=context,
+            )
+        except Exception as error:
+            raise ConfigurationError(
+                f"the ClientAssertionService raised {type(error).__name__} for the registration {self.name!r}",
+                path="client_assertions",
+            ) from error

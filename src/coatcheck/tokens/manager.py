@@ -148,15 +148,15 @@ class Tokens:
         """
         try:
             token = await self.store.get_token(user, parameters)
+            if token is None:
+                raise LoginRequired(
+                    f"no token of registration {parameters.client!r} is stored for this user", code="login_required"
+                )
+            if not parameters.force_renewal and token.state(self.clock.time()) is TokenState.FRESH:
+                return token
+            return await self._renewals.renewed(user, parameters, token)
         except SessionGone as error:
             raise LoginRequired("the session has ended", code="session_ended") from error
-        if token is None:
-            raise LoginRequired(
-                f"no token of registration {parameters.client!r} is stored for this user", code="login_required"
-            )
-        if not parameters.force_renewal and token.state(self.clock.time()) is TokenState.FRESH:
-            return token
-        return await self._renewals.renewed(user, parameters, token)
 
     async def client_token(
         self,

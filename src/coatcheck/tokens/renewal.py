@@ -20,7 +20,6 @@ from coatcheck.errors import (
     StoreUnavailable,
 )
 from coatcheck.oauth.token import TokenSet
-from coatcheck.telemetry import token_requests
 from coatcheck.tokens.endpoint import TokenEndpoint
 from coatcheck.tokens.freshness import TokenState
 from coatcheck.tokens.memory import ExpiringMemory
@@ -107,7 +106,7 @@ class Renewer:
         self._checkpoint = checkpoints
         self._pause = pause
         self._hash_key = secrets.token_bytes(32)
-        self._successors: ExpiringMemory[bytes, Renewed] = ExpiringMemory(1024)
+        self._successors: ExpiringMemory[bytes, Renewed] = ExpiringMemory(10_000)
 
     def grant_key(self, client: str, refresh_token: str) -> bytes:
         """Name a grant by what renews it, without keeping that anywhere."""
@@ -181,15 +180,13 @@ class Renewer:
             answer = await endpoint.refresh(
                 current.refresh_token,
                 scope=parameters.scope,
-                resource=parameters.resource or endpoint.client.resource,
+                resource=parameters.resource,
                 extra=parameters.form_parameters,
                 assertion=parameters.client_assertion,
                 context=parameters.context,
             )
         except CoatcheckError as error:
-            token_requests.add(1, {"grant": "refresh_token", "outcome": type(error).__name__})
             return await self._refused(user, parameters, current, error, endpoint)
-        token_requests.add(1, {"grant": "refresh_token", "outcome": "ok"})
         await self._checkpoint("renewal.answered")
         try:
             id_token = await id_token_to_keep(answer, current, user, endpoint.server)
@@ -197,7 +194,7 @@ class Renewer:
             await self._store.clear_token(user, parameters)
             await self._discard(answer.refresh_token, current, endpoint)
             return Refused(parameters, ended(str(error)))
-        renewed = Renewed(parameters, _renewed(current, answer, id_token), sent=True)
+        renewed = Renewed(parameters, _renewed(current, answer, id_token, parameters), sent=True)
         return await self._write(user, current, renewed, grant, endpoint)
 
     async def _refused(
@@ -260,14 +257,16 @@ class Renewer:
             await revoke_quietly(endpoint, refresh_token)
 
 
-def _renewed(current: UserToken, answer: TokenSet, id_token: str | None) -> UserToken:
+def _renewed(
+    current: UserToken, answer: TokenSet, id_token: str | None, parameters: UserTokenRequestParameters
+) -> UserToken:
     """Put the answer in the place of *current*; what it does not mention stays (RFC 6749 section 6)."""
     return UserToken(
         access_token=answer.access_token,
         token_type=answer.token_type,
         issued_at=answer.requested_at,
         expires_at=answer.expires_at,
-        scope=answer.scope or current.scope,
+        scope=answer.scope if answer.scope is not None else parameters.scope or current.scope,
         refresh_token=answer.refresh_token or current.refresh_token,
         id_token=id_token,
         dpop_key=current.dpop_key,

@@ -123,7 +123,8 @@ class UserTokenRequestParameters:
     Each combination of *client* (the name of a registration), *scope*, *resource* and *form_parameters* has an access
     token of its own; those of one registration share a refresh token. *form_parameters* are sent along when renewing,
     and so is *client_assertion*, which is good for one attempt. *context* is handed to the `ClientAssertionService` and
-    to retrievers; it is not sent. *force_renewal* renews even a fresh token: for one that an API has refused.
+    to retrievers; it is not sent, and its values must be hashable. *force_renewal* renews even a fresh token: for one
+    that an API has refused.
     """
 
     client: str = "default"

@@ -93,11 +93,9 @@ def judge(error: CoatcheckError, *, issuer: str) -> Verdict:
         case ConfigurationError():
             return Verdict(VerdictKind.MISCONFIGURED, f"no token request to {issuer} can be made: {error}")
         case OAuthError(retry_after=retry_after) | TransportError(retry_after=retry_after):
-            return Verdict(
-                VerdictKind.TRANSIENT, f"{issuer} gave no token: {error}; try again later", retry_after=retry_after
-            )
+            return Verdict(VerdictKind.TRANSIENT, f"{issuer} gave no token: {error}", retry_after=retry_after)
         case _:
-            return Verdict(VerdictKind.TRANSIENT, f"{issuer} gave no usable token: {error}; try again later")
+            return Verdict(VerdictKind.TRANSIENT, f"{issuer} gave no usable token: {error}")
 
 
 def store_unavailable(error: StoreUnavailable) -> Verdict:
