@@ -298,6 +298,11 @@ WRONG: dict[str, tuple[str, str, str]] = {
         "sessions.store: ",
         "no store for redis yet",
     ),
+    "a file in the root of the file system": (
+        WHOLE.replace("sqlite:///var/lib/coatcheck/sessions.db", "sqlite:///sessions.db"),
+        "sessions.store: ",
+        "write sqlite://sessions.db for a file beside this one",
+    ),
     "unknown store": (
         WHOLE.replace("sqlite:///var/lib/coatcheck/sessions.db", "sqlight:///x"),
         "sessions.store: ",

@@ -50,7 +50,7 @@ def gateway(
     apis: Mapping[str, str],
     scope: str = SCOPE,
     workers: int = 1,
-    store: str = "sqlite:///sessions.db",
+    store: str | None = None,
     frontend: Path | None = None,
     more: Sequence[str] = (),
 ) -> Iterator[Program]:
@@ -72,7 +72,7 @@ def gateway(
         f'scope = "{scope}"',
         'authorization_params = { prompt = "consent" }',
         "[sessions]",
-        f'store = "{store}"',
+        f'store = "{store or f"sqlite://{folder}/sessions.db"}"',
     ]
     for path, url in apis.items():
         lines += ["[[api]]", f"path = {json.dumps(path)}", f"url = {json.dumps(url)}"]

@@ -38,8 +38,8 @@ class ConfigurationProblems(ConfigurationError):
     """Everything that is wrong with a file. As text it is the first problem; `problems` has them all."""
 
     def __init__(self, problems: tuple[ConfigurationError, ...]) -> None:
-        super().__init__(str(problems[0]))
-        self.path = problems[0].path
+        first = problems[0]
+        super().__init__(str(first).removeprefix(f"{first.path}: "), path=first.path)
         self.problems = problems
 
 

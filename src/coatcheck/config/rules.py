@@ -78,17 +78,24 @@ def _check_sessions(config: GatewayConfig) -> None:
         if config.public_url.secure and not config.development:
             message = 'is missing: add store = "sqlite:///var/lib/coatcheck/sessions.db", or store = "cookie"'
             raise ConfigurationError(message, path="sessions.store")
-    elif store not in ("memory", "cookie") and not (store.startswith("sqlite://") and store.strip("/") != "sqlite:"):
-        scheme = store.partition(":")[0]
-        known = 'use "sqlite:///path/to/sessions.db", "cookie" or "memory"'
-        planned = scheme in ("postgresql", "postgres", "redis", "rediss", "valkey")
-        message = (
-            f"this version has no store for {scheme} yet: {known}" if planned else f"unknown store {store!r}: {known}"
-        )
-        raise ConfigurationError(message, path="sessions.store")
+    elif store not in ("memory", "cookie"):
+        _check_store_url(store)
     if config.sessions.idle_timeout > config.sessions.lifetime:
         message = f"{config.sessions.idle_timeout} is longer than lifetime, {config.sessions.lifetime}: shorten it"
         raise ConfigurationError(message, path="sessions.idle_timeout")
+
+
+def _check_store_url(store: str) -> None:
+    known = 'use "sqlite:///path/to/sessions.db", "cookie" or "memory"'
+    scheme, separator, path = store.partition("://")
+    if scheme in ("postgresql", "postgres", "redis", "rediss", "valkey"):
+        raise ConfigurationError(f"this version has no store for {scheme} yet: {known}", path="sessions.store")
+    if scheme != "sqlite" or not separator or not path.strip("/"):
+        raise ConfigurationError(f"unknown store {store!r}: {known}", path="sessions.store")
+    if path.startswith("/") and path.count("/") == 1:
+        # Other libraries read three slashes as a relative path; nobody wants a database beside /etc and /usr.
+        message = f"{path} is in the root of the file system: write sqlite:/{path} for a file beside this one"
+        raise ConfigurationError(message, path="sessions.store")
 
 
 def _check_workers(config: GatewayConfig) -> None:

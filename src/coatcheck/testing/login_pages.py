@@ -26,6 +26,7 @@ button { width: 100%; font: inherit; font-weight: 600; border: 1px solid transpa
   padding: .65rem .75rem; margin-top: 1rem; cursor: pointer; background: var(--accent); color: var(--on-accent); }
 button.quiet { background: transparent; color: var(--quiet); border-color: var(--line); margin-top: .6rem; }
 input:focus-visible, button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
+p.hint { margin: .45rem 0 1.1rem; font-size: .85rem; }
 ul { margin: 0 0 1.25rem; padding: 0; list-style: none; display: flex; flex-wrap: wrap; gap: .35rem; }
 li { font: .78rem/1.4 ui-monospace, monospace; border: 1px solid var(--line); border-radius: 99px;
   padding: .1rem .6rem; }
@@ -44,7 +45,7 @@ def login_page(*, issuer: str, action: str, transaction: str, client_id: str, sc
 <input type="hidden" name="transaction" value="{escape(transaction)}">
 <label for="username">User name</label>
 <input id="username" name="username" value="{escape(username)}" autocomplete="username" required>
-<p></p>
+<p class="hint">This provider is for tests and demos: any name will do.</p>
 <ul aria-label="what the application asks for">{scopes}</ul>
 <button name="decision" value="allow">Log in</button>
 <button class="quiet" name="decision" value="deny" formnovalidate>Cancel</button>
