@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Hashable, Mapping
+from collections.abc import Callable, Coroutine, Hashable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -87,7 +87,7 @@ class ClientTokens:
         await self._flights.drain()
 
     async def _before_deadline(
-        self, key: Hashable, fetch: partial[Coroutine[Any, Any, ClientToken | Verdict]]
+        self, key: Hashable, fetch: Callable[[], Coroutine[Any, Any, ClientToken | Verdict]]
     ) -> ClientToken | Verdict:
         try:
             async with asyncio.timeout(self._waiter_deadline):

@@ -121,8 +121,6 @@ class RenewalCoordinator:
             if result is not None:
                 return result
             seen = await self._renewer.stored(user, parameters)
-            if seen.state(self._clock.time()) is not TokenState.EXPIRED and not parameters.force_renewal:
-                return seen
         return Verdict(VerdictKind.TRANSIENT, f"the token was not renewed in {_MAX_ROUNDS} attempts")
 
     async def _result(

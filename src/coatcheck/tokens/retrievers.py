@@ -110,9 +110,6 @@ def as_result(token: UserToken | ClientToken) -> AccessTokenResult:
     )
 
 
-_REFUSED = "the token exchange was refused; check audience, resource and scope, and that the client may exchange tokens for them"
-
-
 class TokenExchangeRetriever(DefaultAccessTokenRetriever):
     """
     Exchanges the token of the route for one that another API accepts. Wrap it in `CachedAccessTokenRetriever`.
@@ -159,7 +156,11 @@ class TokenExchangeRetriever(DefaultAccessTokenRetriever):
                 actor_token=actor.access_token if actor else None,
             )
         except OAuthError as error:
-            return AccessTokenRetrievalError(error.error, f"{_REFUSED}: {error}", status=403)
+            description = (
+                f"the token exchange was refused ({error}): check audience, resource and scope, and that the client "
+                "may exchange tokens for them"
+            )
+            return AccessTokenRetrievalError(error.error, description, status=403)
         except TokenUnavailable as error:
             return AccessTokenRetrievalError("token_unavailable", str(error), status=503, retry_after=error.retry_after)
 
