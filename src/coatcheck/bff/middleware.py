@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Protocol
+from urllib.parse import quote
 
 from coatcheck.bff.answers import Answer, AnswerInstead, ASGIApp, Receive, Scope, problem_answer
 from coatcheck.bff.current import SCOPE_KEY, CurrentRequest
@@ -72,8 +73,7 @@ class BFFMiddleware:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         desk = self._desk
         settings = desk.settings
-        raw_path: bytes = scope.get("raw_path") or scope["path"].encode("utf-8", "surrogateescape")
-        whole_path = canonical_path(raw_path.partition(b"?")[0])
+        whole_path = canonical_path(_raw_path(scope))
         if whole_path is None:
             return await self._refuse(scope, receive, send, problem("path_refused"), *_AMBIGUOUS)
         if settings.development and not _arrived_at_loopback(scope):
@@ -212,6 +212,15 @@ def _below(settings: Settings, current: CurrentRequest, scope: Scope) -> dict[st
         return {}
     path: str = settings.public_url.strip(scope["path"])
     return {"root_path": prefix, "path": prefix + path, "raw_path": (prefix + current.path).encode("ascii")}
+
+
+def _raw_path(scope: Scope) -> bytes:
+    """The path as it stood in the request; from a server that does not say, as a careful client would write it."""
+    raw_path: bytes | None = scope.get("raw_path")
+    return raw_path.partition(b"?")[0] if raw_path is not None else quote(scope["path"], safe=_PATH_CHARACTERS).encode()
+
+
+_PATH_CHARACTERS = "/!$&'()*+,;=:@[]^|"
 
 
 def _arrived_at_loopback(scope: Scope) -> bool:

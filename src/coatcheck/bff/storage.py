@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import cast
 
 from coatcheck.bff.keys import development_database
+from coatcheck.bff.problems import logger
 from coatcheck.bff.settings import Settings
 from coatcheck.errors import ConfigurationError
 from coatcheck.sessions.cookie_sessions import CookieSessions
@@ -54,6 +56,12 @@ def _store(choice: str | None, settings: Settings) -> SessionStore:
             raise ConfigurationError(f"say where sessions are kept: {_HOW}", path="sessions")
         return SQLiteSessionStore(development_database(), clock=settings.clock)
     if choice == "memory":
+        if os.environ.get("WEB_CONCURRENCY", "1") not in ("", "1"):
+            logger.warning(
+                "sessions_in_memory: each of %s workers would know its own users only. Keep sessions in a database "
+                "(sessions='sqlite:///...'), or run one worker.",
+                os.environ["WEB_CONCURRENCY"],
+            )
         return MemorySessionStore(settings.clock)
     scheme, separator, path = choice.partition("://")
     if scheme == "sqlite" and separator and path.strip("/"):

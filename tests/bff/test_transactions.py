@@ -1,0 +1,121 @@
+"""Logins under way, as values: sealed, bound to one cookie, used once, bounded."""
+
+from __future__ import annotations
+
+import pytest
+
+from coatcheck.bff.once import UsedOnce
+from coatcheck.bff.transactions import LIFETIME, LoginAttempt, LoginAttempts, LostLogin
+from coatcheck.oauth.authorize import AuthorizationTransaction
+from coatcheck.sessions.cookie import CookiePolicy, Cookies, parse_cookies
+from coatcheck.sessions.seal import KeyRing, new_key
+
+NOW = 1_800_000_000.0
+RING = KeyRing([new_key()])
+POLICY = CookiePolicy("abcdefgh")
+NOTHING = parse_cookies([])
+
+
+def attempts(
+    *, ring: KeyRing = RING, policy: CookiePolicy = POLICY, issuer: str = "https://idp.example"
+) -> LoginAttempts:
+    return LoginAttempts(ring, policy, issuer=issuer)
+
+
+def attempt(state: str = "s" * 43, *, at: float = NOW, return_url: str = "/") -> LoginAttempt:
+    return LoginAttempt(
+        AuthorizationTransaction(
+            issuer="https://idp.example",
+            client="default",
+            client_id="shop",
+            redirect_uri="https://shop.example/bff/callback",
+            state=state,
+            nonce="n" * 43,
+            code_verifier="v" * 43,
+            created_at=at,
+            return_url=return_url,
+            scope="openid",
+        )
+    )
+
+
+def browser_with(*lines: bytes) -> Cookies:
+    """The cookies of a browser that was sent these `Set-Cookie` values."""
+    return parse_cookies([(b"cookie", b"; ".join(line.partition(b";")[0] for line in lines))])
+
+
+def test_what_was_remembered_is_recalled() -> None:
+    (line,) = attempts().remember(attempt(), NOTHING)
+    assert attempts().recall("s" * 43, browser_with(line), now=NOW + 1) == attempt()
+
+
+@pytest.mark.spec("LGN-07")
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        attempts(ring=KeyRing([new_key()])),
+        attempts(issuer="https://other.example"),
+        attempts(policy=CookiePolicy("ijklmnop")),
+    ],
+)
+def test_it_opens_nowhere_else(elsewhere: LoginAttempts) -> None:
+    (line,) = attempts().remember(attempt(), NOTHING)
+    renamed = line.replace(b"abcdefgh", b"ijklmnop")
+    lost = elsewhere.recall("s" * 43, browser_with(line, renamed), now=NOW)
+    assert isinstance(lost, LostLogin) and lost.why == "unreadable"
+
+
+@pytest.mark.spec("LGN-09")
+def test_it_ends_after_fifteen_minutes() -> None:
+    (line,) = attempts().remember(attempt(), NOTHING)
+    assert isinstance(attempts().recall("s" * 43, browser_with(line), now=NOW + LIFETIME - 1), LoginAttempt)
+    for now in (NOW + LIFETIME, NOW - 61):
+        lost = attempts().recall("s" * 43, browser_with(line), now=now)
+        assert isinstance(lost, LostLogin) and lost.why == "expired"
+
+
+@pytest.mark.spec("OAU-08")
+def test_it_is_used_once() -> None:
+    one = attempts()
+    (line,) = one.remember(attempt(), NOTHING)
+    cookies = browser_with(line)
+    assert one.consume(attempt(), cookies, now=NOW) is None
+    again = one.consume(attempt(), cookies, now=NOW)
+    assert again is not None and again.why == "consumed"
+    lost = one.recall("s" * 43, cookies, now=NOW)
+    assert isinstance(lost, LostLogin) and lost.why == "consumed"
+
+
+def test_a_restart_says_so_in_its_state() -> None:
+    second = attempt().as_second()
+    assert second.is_second and not attempt().is_second
+    lost = attempts().recall(second.transaction.state, NOTHING, now=NOW)
+    assert lost == LostLogin("no_cookie", second=True, other_logins=False)
+
+
+def test_the_seven_newest_are_kept() -> None:
+    lines = [attempts().remember(attempt(f"{n}" * 43, at=NOW + n), NOTHING)[0] for n in range(9)]
+    kept, *deleted = attempts().remember(attempt("x" * 43, at=NOW + 10), browser_with(*lines))
+    assert b"Max-Age=900" in kept
+    assert len(deleted) == 3 and all(b"Max-Age=0" in line for line in deleted)
+    names = [line.partition(b"=")[0] for line in lines[:3]]
+    assert sorted(line.partition(b"=")[0] for line in deleted) == sorted(names)
+
+
+def test_what_cannot_be_opened_makes_room_first() -> None:
+    (good,) = attempts().remember(attempt("g" * 43), NOTHING)
+    (foreign,) = attempts(ring=KeyRing([new_key()])).remember(attempt("f" * 43), NOTHING)
+    _, deleted = attempts().remember(attempt("x" * 43), browser_with(good, foreign))
+    assert deleted.partition(b"=")[0] == foreign.partition(b"=")[0]
+
+
+def test_secrets_stay_out_of_repr() -> None:
+    assert "vvv" not in repr(attempt()) and "nnn" not in repr(attempt()) and "sss" not in repr(attempt())
+
+
+def test_the_memory_of_used_names_is_bounded_and_forgets() -> None:
+    used = UsedOnce(lifetime=10, limit=3)
+    assert [used.use(name, now=0) for name in "aabc"] == [True, False, True, True]
+    assert used.use("d", now=1) and "a" not in used and "b" in used
+    assert used.use("e", now=10.5) and "d" in used and "b" not in used
+    assert not used.use("d", now=10.9)
