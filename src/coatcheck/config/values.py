@@ -25,6 +25,7 @@ class Duration(timedelta):
 
     @classmethod
     def read(cls, value: object) -> Duration:
+        """Raise ValueError for what is no duration."""
         match = _DURATION.fullmatch(value) if isinstance(value, str) else None
         if match is None:
             raise ValueError(f'expected a duration such as "30s", "5m" or "8h", not {_shown(value)}')
@@ -40,11 +41,12 @@ class Listen:
     __slots__ = ("host", "port")
 
     def __init__(self, host: str, port: int) -> None:
-        self.host = host
-        self.port = port
+        self.host: str = host
+        self.port: int = port
 
     @classmethod
     def read(cls, value: object) -> Listen:
+        """Raise ValueError for what is no address with a port."""
         host, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
         try:
             address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host.strip("[]"))
@@ -73,6 +75,7 @@ class Network:
 
     @classmethod
     def read(cls, value: object) -> Network:
+        """Raise ValueError for what is no network."""
         try:
             return cls(str(value))
         except ValueError as error:
@@ -101,6 +104,7 @@ class SecretReader:
     development: bool
 
     def read(self, value: object) -> Secret:
+        """Fetch the secret from where *value* says; raise ValueError if it is not there. Never repeats a secret."""
         match value:
             case {"env": str(name), **rest} if not rest:
                 return Secret(_from_environment(name))
@@ -119,7 +123,7 @@ class Secret:
     __slots__ = ("text",)
 
     def __init__(self, text: str) -> None:
-        self.text = text
+        self.text: str = text
 
 
 _HOW = 'write { env = "NAME" } or { file = "path" }'

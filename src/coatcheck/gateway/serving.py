@@ -52,6 +52,7 @@ class Start:
     workers: int | None = None
 
     def config(self) -> GatewayConfig:
+        """Read the file; raises ConfigurationError."""
         return load_config(self.file, listen=self.listen, workers=self.workers)
 
 
@@ -164,6 +165,7 @@ async def _probe_store(config: GatewayConfig) -> None:
 
 
 def check_address(listen: Listen) -> None:
+    """Raise ConfigurationError if nobody can listen there. Granian itself would end in a traceback."""
     with socket.socket(_family(listen), socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -77,9 +77,9 @@ class AuthorizationServerApp(Script):
         signing_alg: str = "RS256",
     ) -> None:
         super().__init__(behaviour)
-        self.issuer = issuer
-        self.clients = RegisteredClients(clients, audiences=(issuer, f"{issuer}/token"))
-        self.keys = SigningKeys(signing_alg)
+        self.issuer: str = issuer
+        self.clients: RegisteredClients = RegisteredClients(clients, audiences=(issuer, f"{issuer}/token"))
+        self.keys: SigningKeys = SigningKeys(signing_alg)
         self._clock = clock
         self._tokens = TokenIssuer(self.behaviour)
         self._token_endpoint = TokenEndpoint(issuer, self._tokens, self.keys, self)

@@ -88,7 +88,7 @@ class Gate:
     """Holds one request until the test opens it, so that a test can look at the middle of things without sleeping."""
 
     def __init__(self) -> None:
-        self.reached = threading.Event()
+        self.reached: threading.Event = threading.Event()
         """Set as soon as the request stands before the gate."""
         self._lock = threading.Lock()
         self._open = False
@@ -138,6 +138,7 @@ class Fault:
     gate: Gate | None = None
 
     def meets(self, endpoint: Endpoint, grant_type: str | None) -> bool:
+        """Whether a request runs into this fault, which is not over yet."""
         return self.times != 0 and self.endpoint == endpoint and self.grant_type in (None, grant_type)
 
     async def happen(self, act: Callable[[], Response]) -> Response:
@@ -157,7 +158,7 @@ class Script:
     """The test's side of the server: its behaviour, the faults and the tampering to come, and the log."""
 
     def __init__(self, behaviour: Behaviour | None = None) -> None:
-        self.behaviour = behaviour or Behaviour()
+        self.behaviour: Behaviour = behaviour or Behaviour()
         self.log: list[LoggedRequest] = []
         self.faults: list[Fault] = []
         self._tampering: dict[Tampered, list[Change]] = {}

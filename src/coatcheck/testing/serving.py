@@ -27,7 +27,7 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_BODY_BYTES = 16 * 1024 * 1024
 START_DEADLINE = 30.0
 
-logger = logging.getLogger("coatcheck.testing")
+logger: logging.Logger = logging.getLogger("coatcheck.testing")
 
 
 def loopback_socket(port: int = 0) -> socket.socket:

@@ -47,9 +47,11 @@ class SigningKeys:
         return self._keys[0]
 
     def jwks(self) -> dict[str, Any]:
+        """What the key set endpoint publishes (RFC 7517 5)."""
         return {"keys": [key.jwk for key in self._keys]}
 
     def sign(self, claims: Mapping[str, Any], header: Mapping[str, Any]) -> str:
+        """Sign with the newest key; the header's `alg` must suit it."""
         return sign_jwt(header, claims, self.newest.private_pem)
 
 

@@ -53,6 +53,7 @@ class AccessToken:
     actor: str | None = None
 
     def active(self, now: float) -> bool:
+        """Whether an API shall accept it at this moment."""
         return now < self.expires_at and not (self.grant and self.grant.ended)
 
 
