@@ -8,6 +8,7 @@ Serve ASGI applications on loopback, and run the `coatcheck` command.
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
@@ -36,12 +37,13 @@ def serve(app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0, lifespan: str
     cross-site pair with a provider on `127.0.0.1`. Pick *port* with `free_port()` where the application has to know its
     own address beforehand.
     """
+    access_log = logging.getLogger("uvicorn.access")
+    propagated = access_log.propagate
     config = uvicorn.Config(
         app,
         host="127.0.0.1",
         port=port,
         lifespan=lifespan,  # type: ignore[arg-type]
-        log_level="warning",
         access_log=False,
         log_config=None,
         server_header=False,
@@ -61,6 +63,7 @@ def serve(app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0, lifespan: str
     finally:
         server.should_exit = True
         thread.join(20)
+        access_log.propagate = propagated  # uvicorn silences the logger of the whole process
 
 
 def coatcheck(*arguments: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Program:
