@@ -2,8 +2,8 @@
 One exchange between a browser and a remote API, streamed both ways, each side at the pace of the other.
 
 A browser that leaves must end the call behind it. ASGI tells so only to whoever waits for `receive()`, and a task for
-that in every request would cost more than the rest of this file; so the watch begins a quarter of a second late, when
-most exchanges are over. While a request body is still coming, its reader sees the leaving itself.
+that in every request would cost more than the rest of this file; so the watch begins up to a quarter of a second late,
+when most exchanges are over. While a request body is still coming, its reader sees the leaving itself.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from datetime import timedelta
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from coatcheck.bff.forwarder import (
     Body,
@@ -28,7 +29,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 WATCH_AFTER = 0.25
-"""Seconds after which an exchange is watched for the browser leaving."""
+"""Seconds after which at the latest an exchange is watched for the browser leaving."""
 
 BUFFERED_BODY = 65536
 """A request body of at most so many bytes is read before the remote API is called; a longer one is streamed."""
@@ -88,11 +89,12 @@ async def relay(
         BrowserLeft: there is nobody to answer.
     """
     exchange = _Exchange(receive)
+    patrol = _patrol()
     try:
         body, length = await exchange.request_body(outgoing, http_version)
         if body is not None and length != CHUNKED:
             outgoing.headers.append(("content-length", str(length)))
-        exchange.watch()
+        patrol.join(exchange)
         response = await forwarder.send(outgoing.method, outgoing.url, outgoing.headers, body, timeout=outgoing.timeout)
         try:
             exchange.check()
@@ -102,36 +104,26 @@ async def relay(
     except asyncio.CancelledError:
         raise exchange.why_cancelled() from None
     finally:
+        patrol.leave(exchange)
         exchange.close()
 
 
 class _Exchange:
     """What is going on between the two sides, and why it has to end early, if so."""
 
-    __slots__ = (
-        "_asking",
-        "_ended_by",
-        "_head_sent",
-        "_heard_at",
-        "_receive",
-        "_silence",
-        "_task",
-        "_timers",
-        "_uploading",
-        "_watcher",
-    )
+    # Defaults of the class, and no slots: most exchanges never set most of these.
+    _watcher: asyncio.Task[None] | None = None
+    _silence_timer: asyncio.TimerHandle | None = None
+    _ended_by: Exception | None = None
+    _head_sent = False
+    _uploading = False
+    _asking = False
+    _silence = 0.0
+    _heard_at = 0.0
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._task: asyncio.Task[Any] | None = asyncio.current_task()
-        self._watcher: asyncio.Task[None] | None = None
-        self._timers: list[asyncio.TimerHandle] = []
-        self._ended_by: Exception | None = None
-        self._head_sent = False
-        self._uploading = False
-        self._asking = False
-        self._silence = 0.0
-        self._heard_at = 0.0
 
     # The browser's body, on its way up
 
@@ -176,7 +168,7 @@ class _Exchange:
         self._uploading = True
         self._silence = timeout.total_seconds()
         self._heard()
-        self._timers.append(asyncio.get_running_loop().call_later(self._silence, self._check_silence))
+        self._silence_timer = asyncio.get_running_loop().call_later(self._silence, self._check_silence)
         return self._pieces(length, first)
 
     async def _pieces(self, length: int, first: bytes) -> AsyncGenerator[bytes, None]:
@@ -225,7 +217,7 @@ class _Exchange:
         if self._asking:  # then it is the browser that is silent, and its time is kept where it is asked
             left = self._silence
         if left > 0:
-            self._timers.append(loop.call_later(left, self._check_silence))
+            self._silence_timer = loop.call_later(left, self._check_silence)
         else:
             self._end(UpstreamTimeout("it neither took the request body nor answered"))
 
@@ -276,16 +268,12 @@ class _Exchange:
 
     # The browser, leaving
 
-    def watch(self) -> None:
-        """Begin, a little later, to watch for the browser leaving."""
-        if self._task is not None:
-            self._timers.append(asyncio.get_running_loop().call_later(WATCH_AFTER, self._begin_watch))
-
-    def _begin_watch(self) -> None:
-        if self._uploading:  # only one may wait for receive()
-            self.watch()
-        else:
-            self._watcher = asyncio.get_running_loop().create_task(self._wait_until_browser_leaves())
+    def begin_watch(self) -> bool:
+        """Wait for the browser to leave, from now on. False: not yet, since only one may wait for `receive()`."""
+        if self._uploading:
+            return False
+        self._watcher = asyncio.get_running_loop().create_task(self._wait_until_browser_leaves())
+        return True
 
     async def _wait_until_browser_leaves(self) -> None:
         while (await self._receive())["type"] == "http.request":
@@ -313,7 +301,45 @@ class _Exchange:
         return reason
 
     def close(self) -> None:
-        for timer in self._timers:
-            timer.cancel()
+        if self._silence_timer is not None:
+            self._silence_timer.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
+
+
+class _Patrol:
+    """
+    Begins the watches of one event loop, with one timer for all of its exchanges.
+
+    Most exchanges are over before the patrol passes by for the first time: joining and leaving a set is all they cost.
+    """
+
+    def __init__(self) -> None:
+        self._unwatched: set[_Exchange] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self.leave = self._unwatched.discard
+
+    def join(self, exchange: _Exchange) -> None:
+        self._unwatched.add(exchange)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER, self._pass_by)
+
+    def _pass_by(self) -> None:
+        self._timer = None
+        for exchange in list(self._unwatched):
+            if exchange.begin_watch():
+                self._unwatched.discard(exchange)
+        if self._unwatched:
+            self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER, self._pass_by)
+
+
+_patrols: WeakKeyDictionary[asyncio.AbstractEventLoop, _Patrol] = WeakKeyDictionary()
+
+
+def _patrol() -> _Patrol:
+    """The patrol of the running event loop."""
+    loop = asyncio.get_running_loop()
+    patrol = _patrols.get(loop)
+    if patrol is None:
+        patrol = _patrols[loop] = _Patrol()
+    return patrol
