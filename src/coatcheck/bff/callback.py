@@ -28,6 +28,10 @@ _SILENT = frozenset({"login_required", "interaction_required", "consent_required
 """What prompt=none is answered with when nobody is logged in there: an answer, not a failure."""
 
 
+_EVERYDAY = frozenset({"no_cookie", "consumed"})
+"""What the back button and bookmarks do. Where it is a fault, the restart is lost as well, and that is a WARNING."""
+
+
 class Callback:
     """Ends logins."""
 
@@ -88,7 +92,13 @@ class Callback:
         diagnosis = diagnose_lost_login(lost, settings=self._settings)
         if lost.second or not current.wants_page:
             return refuse(current, diagnosis, retry=True)
-        log_problem(problem(diagnosis.code), cause=diagnosis.cause, remedy=diagnosis.remedy, trace_id=current.trace_id)
+        log_problem(
+            problem(diagnosis.code),
+            cause=diagnosis.cause,
+            remedy=diagnosis.remedy,
+            trace_id=current.trace_id,
+            expected=lost.why in _EVERYDAY,
+        )
         way = hop(f"{self._settings.login_path}?{AGAIN}=1&{HOPPED}=1", status=400)
         return replace(way, headers=(*way.headers, (ERROR_HEADER, diagnosis.code.encode("ascii"))))
 

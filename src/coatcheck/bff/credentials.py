@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from coatcheck.bff.settings import Settings
 
 _CODE = re.compile(r"[a-z0-9_]{1,64}")
+_VISIBLE = bytes(range(0x21, 0x7F))
+"""What an access token may be made of (RFC 6749, appendix A.12: VSCHAR without the blank)."""
 
 
 class CallRefused(Exception):
@@ -90,7 +92,7 @@ class Credentials:
 
     def _sendable(self, access_token: str) -> str:
         """A token with a blank or a line break in it would arrive as something else."""
-        if not access_token or not access_token.isascii() or not access_token.isprintable() or " " in access_token:
+        if not access_token or not access_token.isascii() or access_token.encode().translate(None, _VISIBLE):
             raise self._retriever_failed("returned an access token that cannot stand in a header")
         return access_token
 
@@ -108,10 +110,11 @@ class Credentials:
         status = error.status if 400 <= error.status <= 599 else 503
         _, title = CODES.get(code, (0, "There is no access token for this call"))
         login_url = self._settings.login_path if status == 401 else None
+        usual = problem("token_unavailable").retry_after if status == 503 else None
         return CallRefused(
-            Problem(status, code, title, login_url=login_url, retry_after=error.retry_after),
+            Problem(status, code, title, login_url=login_url, retry_after=error.retry_after or usual),
             f"There is no access token for a call to {self._api}: {error.error_description or error.error}.",
-            "The page sends its user to login_url." if status == 401 else "See what the authorization server says.",
+            _WHAT_NOW.get(status, "The remote API was not called."),
         )
 
     def _retriever_failed(self, what: str) -> CallRefused:
@@ -120,6 +123,12 @@ class Credentials:
             f"The retriever of {self._api}, {type(self._retriever).__name__}, {what}.",
             "Correct the retriever. The remote API was not called.",
         )
+
+
+_WHAT_NOW = {
+    401: "The page sends its user to login_url.",
+    503: "Nobody is logged out, and the next call tries again.",
+}
 
 
 def _place(error: Exception) -> str:

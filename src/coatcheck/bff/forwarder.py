@@ -289,11 +289,12 @@ class _Response:
 def _translated(error: PyreqwestError) -> UpstreamError:
     """Sort an error by what the caller can do, and keep of its text only what holds no URL."""
     causes = [cause["message"] for cause in (error.details["causes"] or ())] if _has_details(error) else []
-    message = f"{type(error).__name__}: {causes[-1] if causes else 'no further cause'}"
-    if any("client error (Connect)" in cause for cause in causes):
+    cause = causes[-1] if causes else "no further cause"
+    message = f"{type(error).__name__}: {cause}"
+    if any("client error (Connect)" in each for each in causes):
         return UpstreamUnreachable(message, sent=False)
     if isinstance(error, RequestTimeoutError):
-        return UpstreamTimeout(message)
+        return UpstreamTimeout(cause)  # the names of these errors tell connecting and reading apart, not always rightly
     if isinstance(error, NetworkError):
         return UpstreamUnreachable(message, sent=True)
     return UpstreamProtocolError(message)

@@ -162,15 +162,16 @@ async def send_problem(send: Send, problem: Problem, *, trace_id: str, set_cooki
     await send({"type": "http.response.body", "body": body})
 
 
-def log_problem(problem: Problem, *, cause: str, remedy: str, trace_id: str) -> None:
+def log_problem(problem: Problem, *, cause: str, remedy: str, trace_id: str, expected: bool = False) -> None:
     """
     Write the one log line of a refusal: what happened, and what to do about it.
 
-    WARNING, except for the codes of everyday life, which are INFO. *cause* and *remedy* may name issuers, hosts, paths
-    and settings, never a token or a code; what came from outside is cut and made printable here.
+    WARNING, except for the codes of everyday life and whatever the caller says was *expected*, which are INFO. *cause*
+    and *remedy* may name issuers, hosts, paths and settings, never a token or a code; what came from outside is cut and
+    made printable here.
     """
     logger.log(
-        logging.INFO if problem.code in EXPECTED else logging.WARNING,
+        logging.INFO if expected or problem.code in EXPECTED else logging.WARNING,
         "%s (%d): %s %s [trace_id=%s]",
         problem.code,
         problem.status,

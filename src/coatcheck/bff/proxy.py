@@ -174,14 +174,24 @@ class RemoteAPI:
 
     def _check_csrf(self, current: CurrentRequest) -> None:
         refusal = current.check_api() if self._csrf else current.check_without_header()
-        if refusal is not None:
-            settings = self._settings
-            header = f"{settings.csrf.header_name.decode()}: {settings.csrf.header_value.decode()}"
+        if refusal is None:
+            return
+        settings = self._settings
+        own = settings.public_url.origin
+        if refusal.code == "cross_site":
+            origin = b", ".join(current.claims.origin).decode("latin-1") or "not named"
+            site = b", ".join(current.claims.site).decode("latin-1") or "not named"
             raise CallRefused(
                 refusal,
-                f"A call to {self.path} does not prove that it comes from a page of {settings.public_url.origin}.",
-                f"Let the page send the header {header} with each call, from that origin.",
+                f"A call to {self.path} comes from another site (Origin {origin[:200]}, Sec-Fetch-Site {site[:50]}).",
+                f"Only pages of {own} may call. If yours stands elsewhere, serve it from there; else somebody tries.",
             )
+        header = f"{settings.csrf.header_name.decode()}: {settings.csrf.header_value.decode()}"
+        raise CallRefused(
+            refusal,
+            f"A call to {self.path} does not prove that it comes from a page of {own}.",
+            f"Let the page send the header {header} with each call.",
+        )
 
     # Session
 
