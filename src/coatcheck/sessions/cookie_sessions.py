@@ -102,8 +102,8 @@ class CookieSessions:
         )
         contents = _Contents(head, encode(dict(claims)), tokens)
         lines = self.sealed(contents)
-        if replaces is not None:
-            await self.end(replaces)
+        if isinstance(replaces, CookieHandle):
+            replaces.end([])  # no deletions: they would hit the cookies of the new session
         return CookieHandle(self, contents, lines)
 
     async def end(self, handle: SessionHandle) -> None:
