@@ -128,6 +128,17 @@ def test_check_of_a_good_file_says_what_to_register(file: Path, capsys: pytest.C
     assert "/api/orders -> http://127.0.0.1:1 (token: user)" in captured.out
 
 
+def test_run_tells_the_first_problem_and_how_many_more_there_are(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(file, "client_id", "clientid")
+    change(file, "\nurl =", "\nuri =")
+    assert main(["run", str(file)]) == 2
+    line = complaint(capsys)
+    assert line.startswith("coatcheck: client.clientid: unknown key")
+    assert line.endswith("(1 more: coatcheck check)")
+
+
 def test_check_tells_every_problem_at_once(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change(file, "client_id", "clientid")
     change(file, "\nurl =", "\nuri =")

@@ -25,7 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.run(arguments))
     except ConfigurationError as error:
-        print(f"coatcheck: {error}", file=sys.stderr)
+        # The first problem is enough to mend; `check` has them all, and it is one line either way.
+        others = len(getattr(error, "problems", ())) - 1
+        print(f"coatcheck: {error}{f' ({others} more: coatcheck check)' if others > 0 else ''}", file=sys.stderr)
         return MISCONFIGURED
     except KeyboardInterrupt:
         return 130

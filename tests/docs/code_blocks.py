@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "development.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "development.md", ROOT / "docs" / "testing.md")
 BLOCK = re.compile(r"<!-- (docs/examples/[\w.]+) -->\n```(\w+)\n.*?```\n", re.DOTALL)
 
 
