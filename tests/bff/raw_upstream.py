@@ -92,6 +92,8 @@ class RawUpstream:
                     await gone
             return going_on.result()
         going_on.cancel()
+        with suppress(asyncio.CancelledError, ConnectionError):
+            await going_on
         return False
 
 

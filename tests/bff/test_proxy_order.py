@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -29,6 +30,7 @@ from coatcheck.tokens.results import (
     DPoPTokenResult,
 )
 from coatcheck.tokens.values import TokenType
+from coatcheck.transport import Send as BackChannel
 from tests.bff.proxy_rig import OURS, FixedRetriever, route
 from tests.bff.raw_upstream import raw_upstream
 
@@ -147,7 +149,7 @@ async def test_a_query_that_would_be_rewritten_is_refused(query: str) -> None:
 # Whose token
 
 
-def client_credentials(expires_in: int = 600) -> tuple[list[Request], object]:
+def client_credentials(expires_in: int = 600) -> tuple[list[Request], BackChannel]:
     """An authorization server of two endpoints, and the requests that it got."""
     seen: list[Request] = []
 
@@ -193,7 +195,7 @@ async def test_whose_token_goes_along(token: str, anonymous: bool, login: bool, 
     _, send = client_credentials()
     async with (
         raw_upstream() as upstream,
-        route(upstream.url, token=token, anonymous=anonymous, default_retriever=True, back_channel=send) as rig,  # type: ignore[arg-type]
+        route(upstream.url, token=token, anonymous=anonymous, default_retriever=True, back_channel=send) as rig,
     ):
         forged = (b"authorization", b"Bearer forged")
         browser = await rig.call("GET", ANYTHING, headers=(*OURS, forged), login=login)
@@ -335,3 +337,42 @@ async def test_a_bound_token_goes_with_a_new_proof_for_the_url_really_sent() -> 
         assert claims_of(other, 1)["htm"] == "POST"
         assert claims["jti"] != claims_of(other, 1)["jti"]
         assert claims_of(proof, 0)["typ"] == "dpop+jwt"
+
+
+@pytest.mark.spec("REF-07")
+@pytest.mark.parametrize("leaves", ["cancelled", "disconnected"])
+async def test_the_first_caller_leaving_does_not_stop_the_renewal_it_began(leaves: str) -> None:
+    asked: list[Request] = []
+    answered = asyncio.Event()
+    waiting = asyncio.Event()
+    _, metadata = client_credentials()
+
+    async def send(request: Request) -> Response:
+        if "well-known" in request.url:
+            return await metadata(request)
+        asked.append(request)
+        waiting.set()
+        await answered.wait()
+        body = b'{"access_token": "new-token", "token_type": "Bearer", "expires_in": 600, "refresh_token": "r2"}'
+        return Response(200, {"content-type": "application/json"}, body)
+
+    async with raw_upstream() as upstream, route(upstream.url, default_retriever=True, back_channel=send) as rig:
+        rig.clock.forward(timedelta(seconds=700))  # the token has expired
+        first, call = rig.begin("GET", ANYTHING)
+        await asyncio.wait_for(waiting.wait(), 5)
+        if leaves == "cancelled":
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+        else:
+            first.leave()
+        others = [rig.begin("GET", ANYTHING) for _ in range(5)]
+        answered.set()
+        await asyncio.gather(*(task for _, task in others))
+        assert [browser.status for browser, _ in others] == [200] * 5
+        assert len(asked) == 1
+        assert {seen.all(b"authorization")[0] for seen in upstream.requests} == {b"Bearer new-token"}
+        if not call.done():
+            await asyncio.wait_for(call, 5)
+        assert (await rig.call("GET", ANYTHING)).status == 200
+        assert len(asked) == 1
