@@ -233,6 +233,14 @@ def test_the_oldest_login_goes_first() -> None:
         assert login_cookies(browser) == names[1:]
 
 
+@pytest.mark.parametrize(
+    "query", ["again=1&again=2", "hop=1&hop=2", "again=", "x=1&x=2", "&".join(["a=b"] * 500), "%ff=%ff"]
+)
+def test_odd_parameters_harm_nothing(query: str) -> None:
+    with world() as w:
+        assert begin(w, f"?{query}").headers["location"].startswith(ISSUER)
+
+
 def test_only_get_begins_a_login() -> None:
     with world() as w:
         response = w.browser().fetch("/bff/login", "POST")

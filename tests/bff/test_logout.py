@@ -111,6 +111,15 @@ def test_forged_logout_another_site_sends_no_session_cookie() -> None:
         assert browser.fetch("/api/me").status_code == 200
 
 
+@pytest.mark.parametrize("purpose", ["prefetch", "prefetch;prerender", "prefetch;anonymous-client-ip"])
+def test_a_browser_that_looks_ahead_logs_nobody_out(purpose: str) -> None:
+    with world() as w:
+        browser = w.logged_in()
+        url = logout_url(browser)
+        assert browser.navigate(url, headers={"Sec-Purpose": purpose}).status_code == 400
+        assert browser.fetch("/api/me").status_code == 200
+
+
 @pytest.mark.spec("RPL-01")
 @pytest.mark.parametrize(
     ("headers", "status"),

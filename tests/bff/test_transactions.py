@@ -65,7 +65,6 @@ def test_it_opens_nowhere_else(elsewhere: LoginAttempts) -> None:
     assert isinstance(lost, LostLogin) and lost.why == "unreadable"
 
 
-@pytest.mark.spec("LGN-09")
 def test_it_ends_after_fifteen_minutes() -> None:
     (line,) = attempts().remember(attempt(), NOTHING)
     assert isinstance(attempts().recall("s" * 43, browser_with(line), now=NOW + LIFETIME - 1), LoginAttempt)

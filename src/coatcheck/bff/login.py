@@ -6,16 +6,16 @@ from urllib.parse import urlencode
 
 from coatcheck.bff.answers import Answer, redirect
 from coatcheck.bff.current import CurrentRequest
-from coatcheck.bff.diagnosis import Diagnosis, diagnose_login
+from coatcheck.bff.diagnosis import diagnose_login
 from coatcheck.bff.pages import hop
 from coatcheck.bff.problems import logger, printable
-from coatcheck.bff.refusals import refuse
+from coatcheck.bff.refusals import Refused, refuse
 from coatcheck.bff.registration_check import RegistrationCheck
 from coatcheck.bff.return_url import MAX_LENGTH, checked_return_url
 from coatcheck.bff.settings import Settings
 from coatcheck.bff.transactions import LoginAttempt, LoginAttempts
 from coatcheck.errors import CoatcheckError, CookieTooLarge
-from coatcheck.oauth.authorize import authorization_url, new_transaction
+from coatcheck.oauth.authorize import AuthorizationTransaction, authorization_url, new_transaction
 from coatcheck.provider import AuthorizationServer
 
 PROMPTS = frozenset({"none", "login", "consent", "select_account", "create"})
@@ -46,63 +46,67 @@ class Login:
 
     async def __call__(self, current: CurrentRequest) -> Answer:
         """Answer 302 to the authorization server, or 400 and 503 with the reason."""
+        again = _has(current, AGAIN)
         try:
             return_url, prompt = self._asked(current)
-        except _BadRequest as error:
-            return refuse(current, error.diagnosis)
-        detour = self._detour(current)
-        if detour is not None:
-            return detour
-        current.exempt()  # the session only tells which one the new login replaces, and whether to lead home
-        try:
+            detour = self._detour(current)
+            if detour is not None:
+                return detour
+            current.exempt()  # the session only tells which one the new login replaces, and whether to lead home
             handle = await current.session(slide=False)
-            if handle is not None and current.parameter(AGAIN) is not None:
+            if handle is not None and again:
                 return redirect(self._settings.home)
-            if handle is None and current.parameter(AGAIN) is None and not self._settings.development:
+            if handle is None and not again and not self._settings.development:
                 self._warn_of_unanswered(current)
-            metadata = await self._server.metadata()
-            transaction = new_transaction(
-                self._server.client,
-                name="default",
-                redirect_uri=self._settings.redirect_uri,
-                return_url=return_url,
-                now=self._settings.clock.time(),
-                ticket_hash=handle.session.id if handle else None,
-            )
-            attempt = LoginAttempt(transaction, prompt)
-            if current.parameter(AGAIN) is not None:
-                attempt = attempt.as_second()
-            await self._check_registration(metadata)
-            url = authorization_url(self._server.client, metadata, attempt.transaction, prompt=prompt)
-            return redirect(url).with_cookies(self._attempts.remember(attempt, current.cookies))
-        except CookieTooLarge:
-            return refuse(current, _bad_return_url(return_url))
+            ticket_hash = handle.session.id if handle else None
+            attempt = LoginAttempt(self._transaction(return_url, ticket_hash), prompt)
+            return await self._begin(current, attempt.as_second() if again else attempt)
+        except Refused as refused:
+            return refuse(current, refused.diagnosis)
         except CoatcheckError as error:
             return refuse(current, diagnose_login(error, stage="metadata", settings=self._settings), retry=True)
+
+    def _transaction(self, return_url: str, ticket_hash: str | None) -> AuthorizationTransaction:
+        return new_transaction(
+            self._server.client,
+            name="default",
+            redirect_uri=self._settings.redirect_uri,
+            return_url=return_url,
+            now=self._settings.clock.time(),
+            ticket_hash=ticket_hash,
+        )
+
+    async def _begin(self, current: CurrentRequest, attempt: LoginAttempt) -> Answer:
+        """Send the browser to the authorization server, with the attempt in a cookie."""
+        metadata = await self._server.metadata()
+        await self._check_registration(metadata)
+        url = authorization_url(self._server.client, metadata, attempt.transaction, prompt=attempt.prompt)
+        try:
+            return redirect(url).with_cookies(self._attempts.remember(attempt, current.cookies))
+        except CookieTooLarge:
+            raise _bad_return_url(attempt.transaction.return_url) from None
 
     def _asked(self, current: CurrentRequest) -> tuple[str, str | None]:
         """Read what the browser may decide: where to come back to, and the prompt."""
         if current.claims.mode not in ((), (b"navigate",)) or current.header(b"sec-fetch-dest") in _FRAMES:
-            raise _BadRequest(_NOT_A_NAVIGATION)
+            raise Refused("navigation_required", "/login was called by fetch or inside a frame.", _NAVIGATE)
         try:
             asked_url, prompt = current.parameter("returnUrl"), current.parameter("prompt")
         except ValueError as error:
-            raise _BadRequest(_bad_return_url(str(error))) from error
+            raise _bad_return_url(str(error)) from error
         return_url = self._settings.home
         if asked_url:
             checked = checked_return_url(
                 asked_url, public_url=self._settings.public_url, endpoints=self._settings.endpoints
             )
             if checked is None:
-                raise _BadRequest(_bad_return_url(asked_url))
+                raise _bad_return_url(asked_url)
             return_url = checked
         if prompt and not _is_prompt(prompt):
-            raise _BadRequest(
-                Diagnosis(
-                    "prompt_invalid",
-                    f"/login was called with prompt={prompt[:40]!r}.",
-                    f"Use one of {', '.join(sorted(PROMPTS))}.",
-                )
+            raise Refused(
+                "prompt_invalid",
+                f"/login was called with prompt={prompt[:40]!r}.",
+                f"Use one of {', '.join(sorted(PROMPTS))}.",
             )
         return return_url, prompt or None
 
@@ -114,7 +118,7 @@ class Login:
         withholds the Strict cookie of the session that this login replaces. Nothing is decided by `Host`: whatever it
         says, the way leads to `public_url`, once.
         """
-        if any(name == HOPPED for name, _ in current.parameters):
+        if _has(current, HOPPED):
             return None
         asked = [(name, value) for name, value in current.parameters if name in ("returnUrl", "prompt", AGAIN)]
         target = f"{self._settings.login_path}?{urlencode([*asked, (HOPPED, '1')])}"
@@ -162,10 +166,8 @@ class Login:
         )
 
 
-class _BadRequest(Exception):
-    def __init__(self, diagnosis: Diagnosis) -> None:
-        super().__init__(diagnosis.code)
-        self.diagnosis = diagnosis
+def _has(current: CurrentRequest, name: str) -> bool:
+    return any(parameter == name for parameter, _ in current.parameters)
 
 
 def _is_prompt(prompt: str) -> bool:
@@ -173,8 +175,8 @@ def _is_prompt(prompt: str) -> bool:
     return PROMPTS.issuperset(values) and ("none" not in values or len(values) == 1)
 
 
-def _bad_return_url(text: str) -> Diagnosis:
-    return Diagnosis(
+def _bad_return_url(text: str) -> Refused:
+    return Refused(
         "return_url_invalid",
         f"returnUrl was {text[:200]!r}.",
         f"Pass a path of your own such as /orders?page=2: one leading slash, no host, at most {MAX_LENGTH} characters.",
@@ -182,8 +184,6 @@ def _bad_return_url(text: str) -> Diagnosis:
 
 
 _FRAMES = (b"iframe", b"frame", b"embed", b"object", b"fencedframe")
-_NOT_A_NAVIGATION = Diagnosis(
-    "navigation_required",
-    "/login was called by fetch or inside a frame.",
-    "Navigate the whole window: location.href = '/bff/login?returnUrl=' + encodeURIComponent(location.pathname).",
+_NAVIGATE = (
+    "Navigate the whole window: location.href = '/bff/login?returnUrl=' + encodeURIComponent(location.pathname)."
 )

@@ -12,7 +12,7 @@ from coatcheck.bff.diagnosis import Diagnosis
 from coatcheck.bff.logged_out import LoggedOut
 from coatcheck.bff.pages import message_page
 from coatcheck.bff.problems import logger
-from coatcheck.bff.refusals import refuse
+from coatcheck.bff.refusals import Refused, refuse
 from coatcheck.bff.return_url import checked_return_url
 from coatcheck.bff.settings import Settings
 from coatcheck.errors import CoatcheckError, StoreUnavailable, UnknownSealKey
@@ -64,29 +64,43 @@ class Logout:
 
     async def __call__(self, current: CurrentRequest) -> Answer:
         """GET with the `sid` of the live session, or POST with the CSRF header. Without a session it succeeds too."""
+        try:
+            self._check_caller(current)
+            return_url, sid = self._asked(current)
+            handle = await current.session(slide=False)
+            if handle is None:
+                return self._logged_out_already(current, return_url)
+            if current.method != "POST" and not self._link.fits(sid, handle):
+                raise Refused("logout_sid_invalid", "/logout without the sid of the session.", _USE_URL)
+            return await self._end(current, handle, return_url)
+        except Refused as refused:
+            return refuse(current, refused.diagnosis)
+        except (StoreUnavailable, UnknownSealKey) as error:
+            return refuse(current, Diagnosis("store_unavailable", f"Nobody can be logged out: {error}", _SEE_STORE))
+
+    def _check_caller(self, current: CurrentRequest) -> None:
+        """A POST brings the CSRF header. A GET brings the sid, and is a person's: no browser that looks ahead."""
         if current.method == "POST":
             refusal = current.check_api()
             if refusal is not None:
-                return refuse(current, Diagnosis(refusal.code, "POST /logout without proof of origin.", _SEND_HEADER))
-        else:
-            current.exempt()  # the sid is the proof
+                raise Refused(refusal.code, "POST /logout without proof of origin.", _SEND_HEADER)
+            return
+        if b"prefetch" in (current.header(b"sec-purpose") or b""):
+            raise Refused("navigation_required", "A browser tried /logout in advance.", "It asks again in earnest.")
+        current.exempt()
+
+    def _asked(self, current: CurrentRequest) -> tuple[str | None, str | None]:
+        """Read where to go afterwards, and the sid."""
         try:
-            return_url = self._return_url(current)
-            sid = current.parameter("sid")
+            asked, sid = current.parameter("returnUrl"), current.parameter("sid")
         except ValueError as error:
-            return refuse(current, Diagnosis("return_url_invalid", f"/logout: {error}.", _PASS_A_PATH))
-        try:
-            handle = await current.session(slide=False)
-        except (StoreUnavailable, UnknownSealKey) as error:
-            return refuse(current, Diagnosis("store_unavailable", f"Nobody can be logged out: {error}.", _SEE_STORE))
-        if handle is None:
-            return self._logged_out_already(current, return_url)
-        if current.method != "POST" and not self._link.fits(sid, handle):
-            return refuse(current, Diagnosis("logout_sid_invalid", "/logout without the sid of the session.", _USE_URL))
-        try:
-            return await self._end(current, handle, return_url)
-        except StoreUnavailable as error:
-            return refuse(current, Diagnosis("store_unavailable", f"A logout failed: {error}.", _SEE_STORE))
+            raise Refused("return_url_invalid", f"/logout: {error}.", _PASS_A_PATH) from error
+        if not asked:
+            return None, sid
+        checked = checked_return_url(asked, public_url=self._settings.public_url, endpoints=self._settings.endpoints)
+        if checked is None:
+            raise Refused("return_url_invalid", f"/logout: returnUrl was {asked[:200]!r}.", _PASS_A_PATH)
+        return checked, sid
 
     async def _end(self, current: CurrentRequest, handle: SessionHandle, return_url: str | None) -> Answer:
         """Revoke, delete, and only then send the browser away: a replayed cookie meets nothing."""
@@ -149,16 +163,6 @@ class Logout:
 
         whole = url(id_token)
         return url(None) if whole is not None and len(whole) > MAX_URL else whole
-
-    def _return_url(self, current: CurrentRequest) -> str | None:
-        """Read the return URL. Raises ValueError for one that no browser may be sent to."""
-        asked = current.parameter("returnUrl")
-        if not asked:
-            return None
-        checked = checked_return_url(asked, public_url=self._settings.public_url, endpoints=self._settings.endpoints)
-        if checked is None:
-            raise ValueError(f"returnUrl was {asked[:200]!r}")
-        return checked
 
 
 _SEND_HEADER = "Send the CSRF header from a page of our own; or navigate to bff:logout_url of /bff/user."

@@ -19,6 +19,14 @@ _HINTS = {
 }
 
 
+class Refused(Exception):
+    """Raised inside an endpoint that finds a reason to go no further; the endpoint answers with `refuse`."""
+
+    def __init__(self, code: str, cause: str, remedy: str) -> None:
+        super().__init__(code)
+        self.diagnosis = Diagnosis(code, cause, remedy)
+
+
 def refuse(current: CurrentRequest, diagnosis: Diagnosis, *, headers: Headers = (), retry: bool = False) -> Answer:
     """
     Log *diagnosis* and answer with its code: a page where a person waits, problem+json where a script does.
