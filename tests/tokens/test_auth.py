@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -24,6 +25,7 @@ class API:
         self.requests: list[tuple[str, bytes]] = []
         self.refuses: set[str] = set()
         self.refuses_all = False
+        self.meanwhile: Callable[[], Awaitable[object]] | None = None
 
     @property
     def tokens(self) -> list[str]:
@@ -36,6 +38,9 @@ class API:
         else:
             body = await reader.readexactly(_content_length(head))
         self.requests.append((head, body))
+        if self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            await meanwhile()
         refused = self.refuses_all or any(token in self.refuses for token in self._tokens(head))
         status = "401 Unauthorized" if refused else "200 OK"
         writer.write(f"HTTP/1.1 {status}\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok".encode())
@@ -136,6 +141,19 @@ async def test_calls_that_are_refused_together_renew_once() -> None:
         api.refuses.add(refused.access_token)
         responses = await asyncio.gather(*(http.get("/orders") for _ in range(20)))
     assert {response.status_code for response in responses} == {200}
+    assert len(scene.service.requests) == 2
+
+
+@pytest.mark.spec("CCT-05")
+async def test_a_token_that_was_renewed_meanwhile_is_used_and_not_renewed_again() -> None:
+    scene = Scene()
+    refused = await scene.tokens.client_token()
+    async with served(scene.tokens.auth()) as (api, http):
+        api.refuses.add(refused.access_token)
+        api.meanwhile = partial(scene.tokens.client_token, force_renewal=True)
+        response = await http.get("/orders")
+    assert response.status_code == 200
+    assert api.tokens == [refused.access_token, (await scene.tokens.client_token()).access_token]
     assert len(scene.service.requests) == 2
 
 

@@ -96,6 +96,7 @@ async def test_everything_that_may_change_the_answer_is_remembered_apart(scene: 
         user_call(scene),
         user_call(scene, "bob"),
         user_call(scene, session_id="another session of alice"),
+        user_call(scene, "bob", session_id="session of alice"),
         user_call(scene, api="/api/billing"),
         user_call(scene, token=TokenType.USER_OR_CLIENT),
         user_call(scene, parameters=UserTokenRequestParameters(scope="orders.read")),

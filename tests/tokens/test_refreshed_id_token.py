@@ -9,8 +9,9 @@ import pytest
 
 from coatcheck.errors import LoginRequired, TransportError
 from coatcheck.oauth.messages import Response
-from coatcheck.tokens import UserTokenRequestParameters
+from coatcheck.tokens import User, UserToken, UserTokenRequestParameters
 from tests.tokens.scene import LIFETIME, Scene, TableUserTokenStore
+from tests.tokens.token_service import ISSUER
 
 
 @pytest.fixture(params=["sessions", "cookies", "table"])
@@ -111,6 +112,25 @@ async def test_one_about_somebody_else_ends_the_session_even_when_it_cannot_be_v
     scene.clock.forward(LIFETIME)
     with pytest.raises(LoginRequired):
         await scene.tokens.user_token(await browser.request())
+
+
+@pytest.mark.spec("IDT-20")
+@pytest.mark.parametrize("sub", ["worker", "mallory"])
+async def test_without_an_id_token_of_the_login_the_user_says_whose_it_must_be(sub: str) -> None:
+    """A worker that was given a refresh token only."""
+    store = TableUserTokenStore()
+    scene = Scene(store=store)
+    user = User(ISSUER, "worker")
+    seed = UserToken.from_refresh_token(scene.service.login("worker")["refresh_token"])
+    await store.store_token(user, seed, UserTokenRequestParameters(), replaces=None)
+    scene.service.id_token_on_refresh = True
+    scene.service.id_token_claims = {"sub": sub}
+    if sub == "mallory":
+        with pytest.raises(LoginRequired, match="another sub"):
+            await scene.tokens.user_token(user)
+        assert store.rows == {}
+    else:
+        assert (await scene.tokens.user_token(user)).id_token is not None
 
 
 @pytest.mark.parametrize("garbage", ["garbage", "a.b.c", "..", "e30.e30.", "e30.W10.x"])

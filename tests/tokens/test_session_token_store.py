@@ -63,6 +63,18 @@ async def test_writes_of_two_requests_to_different_slots_both_survive() -> None:
     assert (await stored(later, ORDERS)).access_token == "for orders"
 
 
+async def test_a_request_with_an_old_copy_can_replace_what_is_stored_now() -> None:
+    """It is compared with what is stored, not with what this request read when it began."""
+    browser = await Scene().log_in()
+    one, behind = await browser.request(), await browser.request()
+    login = await stored(behind)
+    renewed = dataclasses.replace(login, access_token="renewed", refresh_token="rotated")
+    await STORE.store_token(one, renewed, DEFAULT, replaces=login)
+    latest = dataclasses.replace(renewed, access_token="latest")
+    await STORE.store_token(behind, latest, DEFAULT, replaces=renewed)
+    assert await stored(await browser.request()) == latest
+
+
 async def test_a_login_drops_the_slots_of_the_grant_before_it() -> None:
     user = await (await Scene().log_in()).request()
     login, empty = await stored(user), await stored(user, ORDERS)

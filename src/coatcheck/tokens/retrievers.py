@@ -191,7 +191,6 @@ class CachedAccessTokenRetriever:
             context.user,
             context.api,
             context.token,
-            context.anonymous,
             parameters.client,
             parameters.slot,
             frozenset(parameters.context.items()),
