@@ -141,7 +141,7 @@ async def test_logging_out_deletes_every_chunk_with_all_attributes() -> None:
 # Lifetimes
 
 
-@pytest.mark.spec("SES-03", "STO-10")
+@pytest.mark.spec("SES-03")
 async def test_an_old_cookie_that_was_kept_is_worthless_after_the_absolute_end() -> None:
     """However often it slid: the end stands inside the seal, and a renewal does not move it."""
     browser, now = Browser(), NOW
@@ -157,7 +157,7 @@ async def test_an_old_cookie_that_was_kept_is_worthless_after_the_absolute_end()
     assert await in_cookies().open(browser.cookies(), now=NOW + 8 * HOUR) is None
 
 
-@pytest.mark.spec("SES-04", "STO-10")
+@pytest.mark.spec("SES-04")
 async def test_an_idle_cookie_dies_and_a_used_one_slides() -> None:
     used, idle = Browser(), Browser()
     await log_in(in_cookies(), used)

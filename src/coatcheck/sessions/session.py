@@ -25,9 +25,10 @@ class Claims(Mapping[str, Any]):
         self._members: dict[str, Any] | None = None
 
     def _decoded(self) -> dict[str, Any]:
-        if self._members is None:
-            self._members = _decode_members(self._json)
-        return self._members
+        members = self._members
+        if members is None:
+            members = self._members = _decode_members(self._json)
+        return members
 
     def __getitem__(self, name: str) -> Any:
         return self._decoded()[name]
