@@ -131,6 +131,9 @@ class CookieSessions:
         if not isinstance(handle, CookieHandle):
             raise TypeError("the handle was opened by other sessions than these")
         handle.end([delete_cookie(name, same_site=self._policy.same_site) for name in self._names])
+        for text, contents in list(self._remembered.items()):
+            if contents.head.id == handle.session.id:
+                self._remembered.pop(text, None)
 
     def presented(self, cookies: Cookies) -> bool:
         """See `Sessions.presented`."""
