@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -526,6 +527,25 @@ async def test_what_needs_the_user_is_not_tried_again_until_they_log_in(scene: S
     assert (await scene.tokens.user_token(await again.request())).access_token
 
 
+async def test_a_login_that_brings_the_same_refresh_token_again_is_a_new_beginning() -> None:
+    """Some providers return one refresh token for all logins of a user."""
+    store = TableUserTokenStore()
+    scene = Scene(store=store)
+    scene.service.rotation = False
+    browser = await scene.log_in()
+    before = await browser.stored()
+    scene.service.answers.append(error("interaction_required"))
+    scene.clock.forward(LIFETIME)
+    user = await browser.request()
+    with pytest.raises(LoginRequired):
+        await scene.tokens.user_token(user)
+    now = scene.clock.time()
+    login = replace(before, access_token="new login", issued_at=now, expires_at=now + LIFETIME.total_seconds())
+    await store.store_token(user, login, UserTokenRequestParameters(), replaces=None)
+    scene.clock.forward(LIFETIME)
+    assert (await scene.tokens.user_token(user)).state(scene.clock.time()) is TokenState.FRESH
+
+
 async def test_a_failure_is_remembered_for_a_moment(scene: Scene) -> None:
     """A broken provider is not asked by every call of a page that retries."""
     browser = await scene.log_in()
@@ -740,6 +760,43 @@ async def test_an_answer_that_cannot_be_stored_is_stored_by_the_next_renewal() -
     token = await scene.tokens.user_token(await browser.request())
     assert token == await browser.stored()
     assert scene.service.refreshes == 1
+
+
+@pytest.mark.spec("REF-05")
+async def test_an_outage_of_the_store_for_hours_costs_nobody_the_session() -> None:
+    scene, store = with_failing_store()
+    browser = await scene.log_in()
+    scene.clock.forward(LIFETIME)
+    store.failures = 4
+    with pytest.raises(StoreUnavailable):
+        await scene.tokens.user_token(await browser.request())
+    scene.clock.forward(timedelta(minutes=54))
+    token = await scene.tokens.user_token(await browser.request())
+    assert token == await browser.stored()
+    assert len({form["refresh_token"] for form in scene.service.requests}) == scene.service.refreshes
+
+
+async def test_what_a_store_of_the_application_raises_reaches_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Databases repeat the offending row in their messages."""
+
+    class UniqueColumn(TableUserTokenStore):
+        async def store_token(
+            self, user: User, token: UserToken, parameters: UserTokenRequestParameters, *, replaces: UserToken | None
+        ) -> None:
+            if replaces is not None:
+                raise RuntimeError(f"duplicate key (refresh_token)=({token.refresh_token})")
+            await super().store_token(user, token, parameters, replaces=replaces)
+
+    scene = Scene(store=UniqueColumn())
+    browser = await scene.log_in()
+    scene.clock.forward(STALE)
+    await scene.tokens.user_token(await browser.request())
+    await landed(scene)
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert "RuntimeError at " in record.getMessage()
+    assert "test_renewal.py:" in record.getMessage()
+    assert "refresh-" not in caplog.text
 
 
 async def test_a_store_that_cannot_be_read_sends_nothing() -> None:

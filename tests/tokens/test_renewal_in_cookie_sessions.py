@@ -86,15 +86,46 @@ async def test_a_straggler_with_the_old_cookie_gets_the_new_token(scene: Scene) 
 
 
 @pytest.mark.spec("REF-11")
-async def test_the_memory_for_stragglers_ends_after_a_minute(scene: Scene) -> None:
+async def test_a_browser_that_never_got_the_new_cookie_is_served_while_the_old_one_lives(scene: Scene) -> None:
+    """Its tab was closed meanwhile, or the response of a slower request brought the old cookie back."""
+    browser = await scene.log_in()
+    scene.clock.forward(LIFETIME)
+    renewed = await scene.tokens.user_token(await browser.request())
+    scene.clock.forward(timedelta(minutes=54))
+    user = await browser.request()
+    token = await scene.tokens.user_token(user)
+    assert [form["refresh_token"] for form in scene.service.requests][1:] == [renewed.refresh_token]
+    browser.receive(user.session)
+    assert await browser.stored() == token
+
+
+async def test_nothing_is_remembered_of_a_session_whose_cookie_is_dead(scene: Scene) -> None:
+    """It has not been used for an hour."""
     browser = await scene.log_in()
     scene.clock.forward(LIFETIME)
     late = await browser.request()
     await scene.tokens.user_token(await browser.request())
-    scene.clock.forward(timedelta(seconds=60))
+    scene.clock.forward(timedelta(minutes=55))
+    assert not await browser.is_logged_in()
     with pytest.raises(LoginRequired):
         await scene.tokens.user_token(late)
-    assert scene.service.refreshes == 2
+    again = await scene.log_in("bob")
+    scene.clock.forward(LIFETIME)
+    await scene.tokens.user_token(await again.request())
+    assert len(scene.tokens._renewals._renewer._successors) == 1
+
+
+async def test_a_token_that_does_not_fit_into_cookies_is_none_to_be_had(scene: Scene) -> None:
+    """The session lives on, and the refresh token is not sent a second time."""
+    browser = await scene.log_in()
+    scene.service.answers.append({"access_token": "x" * 13_000})
+    scene.clock.forward(LIFETIME)
+    for _ in range(2):
+        with pytest.raises(TokenUnavailable, match="use a session store"):
+            await scene.tokens.user_token(await browser.request())
+        scene.clock.forward(timedelta(seconds=5))
+    assert await browser.is_logged_in()
+    assert scene.service.refreshes == 1
 
 
 @pytest.mark.spec("REF-11")

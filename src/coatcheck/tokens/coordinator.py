@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -21,7 +22,7 @@ from coatcheck.single_flight import SingleFlight
 from coatcheck.tokens.endpoint import TokenEndpoint
 from coatcheck.tokens.freshness import TokenState
 from coatcheck.tokens.memory import ExpiringMemory
-from coatcheck.tokens.renewal import Outcome, Refused, Renewer
+from coatcheck.tokens.renewal import Outcome, Refused, Renewer, renews_inline
 from coatcheck.tokens.store import UserTokenStore
 from coatcheck.tokens.values import User, UserToken, UserTokenRequestParameters
 from coatcheck.tokens.verdicts import Verdict, VerdictKind, no_refresh_token
@@ -57,7 +58,7 @@ class RenewalCoordinator:
         self._clock = clock
         self._waiter_deadline = waiter_deadline.total_seconds()
         self._flights: SingleFlight[bytes, Outcome] = SingleFlight()
-        self._failures: ExpiringMemory[tuple[bytes, str], Verdict] = ExpiringMemory(4096)
+        self._failures: ExpiringMemory[tuple[bytes, str, float], Verdict] = ExpiringMemory(4096)
 
     async def renewed(self, user: User, parameters: UserTokenRequestParameters, token: UserToken) -> UserToken:
         """
@@ -72,7 +73,7 @@ class RenewalCoordinator:
             if still_good:
                 return token
             raise no_refresh_token(parameters.client).error()
-        if still_good and not _renews_inline(user):
+        if still_good and not renews_inline(user):
             self._start(user, parameters, token)
             return token
         result = await self._before_deadline(user, parameters, token, still_good=still_good)
@@ -89,7 +90,7 @@ class RenewalCoordinator:
     def _start(self, user: User, parameters: UserTokenRequestParameters, seen: UserToken) -> None:
         """Renew in the background, unless that has just failed."""
         grant = self._grant(parameters, seen)
-        if self._failure(grant, parameters) is None:
+        if self._failure(grant, parameters, seen) is None:
             self._flights.start(grant, partial(self._fly, user, parameters, seen, grant, unheard=True))
 
     async def _before_deadline(
@@ -111,7 +112,7 @@ class RenewalCoordinator:
             if seen.refresh_token is None:
                 return no_refresh_token(parameters.client)
             grant = self._grant(parameters, seen)
-            failure = self._failure(grant, parameters)
+            failure = self._failure(grant, parameters, seen)
             if failure is not None:
                 return failure
             outcome = await self._flights.join(
@@ -131,7 +132,7 @@ class RenewalCoordinator:
         if isinstance(outcome, Refused):
             concerns_us = ours or outcome.verdict.kind in (VerdictKind.ENDED, VerdictKind.TRANSIENT)
             return outcome.verdict if concerns_us and not outcome.personal else None
-        if _renews_inline(user):
+        if renews_inline(user):
             await self._keep(user, outcome.token, outcome.parameters)
         if not ours:
             return None
@@ -158,13 +159,13 @@ class RenewalCoordinator:
         """Be the flight. *unheard*: the caller has a token that still works, so a failure is told to the log only."""
         try:
             outcome = await self._renewer.renew(user, parameters, seen, endpoint=self._endpoint(parameters.client))
-        except Exception:
+        except Exception as error:
             if unheard:
-                _log.exception("a token could not be renewed")
+                _log.error("a token that still works could not be renewed: %s", _raised(error))
             raise
         if isinstance(outcome, Refused):
             if not outcome.personal:
-                self._remember(grant, parameters, outcome.verdict)
+                self._remember(grant, parameters, seen, outcome.verdict)
             if unheard:
                 _log.warning("a token that still works could not be renewed: %s", outcome.verdict.message)
         return outcome
@@ -172,21 +173,28 @@ class RenewalCoordinator:
     def _grant(self, parameters: UserTokenRequestParameters, seen: UserToken) -> bytes:
         return self._renewer.grant_key(parameters.client, seen.refresh_token or "")
 
-    def _failure(self, grant: bytes, parameters: UserTokenRequestParameters) -> Verdict | None:
-        return self._failures.get((grant, parameters.slot), now=self._clock.monotonic())
+    # With the instant of the token: a login may bring the same refresh token again, and then everything is new.
 
-    def _remember(self, grant: bytes, parameters: UserTokenRequestParameters, verdict: Verdict) -> None:
+    def _failure(self, grant: bytes, parameters: UserTokenRequestParameters, seen: UserToken) -> Verdict | None:
+        return self._failures.get((grant, parameters.slot, seen.issued_at), now=self._clock.monotonic())
+
+    def _remember(
+        self, grant: bytes, parameters: UserTokenRequestParameters, seen: UserToken, verdict: Verdict
+    ) -> None:
         now = self._clock.monotonic()
-        self._failures.put((grant, parameters.slot), verdict, now=now, until=now + _silence(verdict))
+        self._failures.put((grant, parameters.slot, seen.issued_at), verdict, now=now, until=now + _silence(verdict))
 
 
 def _silence(verdict: Verdict) -> float:
-    """Seconds for which a failure stands for the authorization server; with a new refresh token everything is new."""
+    """Seconds for which a failure stands for the authorization server; with a new login everything is new."""
     if verdict.kind in (VerdictKind.ENDED, VerdictKind.NEEDS_USER):
         return _FOR_GOOD
     asked_for = verdict.retry_after.total_seconds() if verdict.retry_after is not None else 0.0
     return min(max(_FAILURE_SECONDS, asked_for), _LONGEST_RETRY_AFTER)
 
 
-def _renews_inline(user: User) -> bool:
-    return user.session is not None and user.session.renews_inline
+def _raised(error: Exception) -> str:
+    """Say what was raised and where. Not its text: an error of the application's own store may repeat a token."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{place}"

@@ -13,6 +13,7 @@ from typing import Protocol, TypeAlias
 from coatcheck.clock import Clock
 from coatcheck.errors import (
     CoatcheckError,
+    CookieTooLarge,
     InvalidGrant,
     LoginRequired,
     SessionGone,
@@ -32,11 +33,11 @@ from coatcheck.tokens.verdicts import Verdict, VerdictKind, ended, judge, no_ref
 Checkpoints = Callable[[str], Awaitable[None]]
 """Awaited at named places of a renewal, so that tests can stop there. In production it does nothing."""
 
-_STRAGGLERS = 60.0
-"""Seconds for which requests with an old session cookie are still answered without sending its refresh token again."""
-_UNWRITTEN = 600.0
-"""Seconds for which tokens that could not be written are kept for the next attempt."""
+_UNWRITTEN = 24 * 3600.0
+"""Seconds for which tokens that could not be written are kept for the next attempt, where no session says how long."""
 _WRITE_PAUSES = (0.05, 0.2, 0.75)
+_REREAD_PAUSES = (0.0, 0.1, 0.4, 1.0)
+"""Seconds before each look at the store after `invalid_grant`."""
 
 
 async def no_checkpoint(name: str) -> None:
@@ -136,6 +137,8 @@ class Renewer:
             return Refused(parameters, Verdict(VerdictKind.ENDED, str(error), code=error.code), personal=True)
         except StoreUnavailable as error:
             return Refused(parameters, store_unavailable(error))
+        except CookieTooLarge as error:
+            return Refused(parameters, Verdict(VerdictKind.MISCONFIGURED, str(error)))
 
     async def stored(self, user: User, parameters: UserTokenRequestParameters) -> UserToken:
         """Read what is stored now, even if the session was opened long ago."""
@@ -206,21 +209,37 @@ class Renewer:
         endpoint: TokenEndpoint,
     ) -> Outcome:
         if isinstance(error, InvalidGrant):
-            # Somebody else may have used the refresh token before us, and written what it was renewed to.
-            latest = await self.stored(user, parameters)
-            if latest.refresh_token != current.refresh_token:
+            latest = await self._renewed_elsewhere(user, parameters, current)
+            if latest is not None:
                 return Renewed(parameters, latest)
             await self._store.clear_token(user, parameters)
         return Refused(parameters, judge(error, issuer=endpoint.client.issuer))
+
+    async def _renewed_elsewhere(
+        self, user: User, parameters: UserTokenRequestParameters, current: UserToken
+    ) -> UserToken | None:
+        """
+        Return what another process wrote in the place of *current*, or None.
+
+        It may have used the refresh token a moment before us, and be about to write what it got: whoever looked only
+        once would end a session that has just been renewed.
+        """
+        for pause in _REREAD_PAUSES:
+            if pause:
+                await self._pause(pause)
+            latest = await self.stored(user, parameters)
+            if latest.refresh_token != current.refresh_token:
+                return latest
+        return None
 
     async def _write(
         self, user: User, current: UserToken, renewed: Renewed, grant: bytes, endpoint: TokenEndpoint
     ) -> Outcome:
         """Write before use: nobody gets a token that is not stored."""
         token, parameters = renewed.token, renewed.parameters
-        inline = user.session is not None and user.session.renews_inline
+        inline = renews_inline(user)
         if renewed.sent:
-            self._remember(grant, renewed, _STRAGGLERS if inline else _UNWRITTEN)
+            self._remember(grant, renewed, user)
         await self._checkpoint("renewal.before_write")
         try:
             await self._store_patiently(user, token, parameters, replaces=current)
@@ -237,9 +256,21 @@ class Renewer:
             self._successors.forget(grant)
         return renewed
 
-    def _remember(self, grant: bytes, renewed: Renewed, seconds: float) -> None:
+    def _remember(self, grant: bytes, renewed: Renewed, user: User) -> None:
+        """
+        Keep what the grant was renewed to, for as long as anybody can ask for it.
+
+        A store forgets it as soon as it is written. A cookie may be lost on its way, or overwritten by the response of
+        a slower request: as long as the old one lives, the browser may come back with it.
+        """
         now = self._clock.monotonic()
-        self._successors.put(grant, renewed, now=now, until=now + seconds)
+        self._successors.put(grant, renewed, now=now, until=now + self._remaining(user))
+
+    def _remaining(self, user: User) -> float:
+        if user.session is None:
+            return _UNWRITTEN
+        session = user.session.session
+        return (session.dead_at if renews_inline(user) else session.expires_at) - self._clock.time()
 
     async def _store_patiently(
         self, user: User, token: UserToken, parameters: UserTokenRequestParameters, *, replaces: UserToken
@@ -255,6 +286,11 @@ class Renewer:
         """Revoke a new refresh token that nobody will use. The old one is the authorization server's to retire."""
         if refresh_token is not None and refresh_token != current.refresh_token:
             await revoke_quietly(endpoint, refresh_token)
+
+
+def renews_inline(user: User) -> bool:
+    """Whether new tokens travel in the response to this very request: the session is in cookies."""
+    return user.session is not None and user.session.renews_inline
 
 
 def _renewed(
