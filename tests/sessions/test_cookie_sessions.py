@@ -323,6 +323,28 @@ async def test_the_two_kinds_of_sessions_do_not_take_each_others_cookies() -> No
     assert await in_cookies().open(other.cookies(), now=NOW) is None
 
 
+async def test_what_is_remembered_of_a_cookie_lives_no_longer_than_the_session() -> None:
+    sessions, browser = in_cookies(), Browser()
+    await log_in(sessions, browser, claims={"groups": ["readers"]})
+    for _ in range(2):
+        handle = await opened(sessions, browser)
+        handle.session.claims["groups"].append("administrators")
+        await handle.replace_tokens(b"never sent", version=1)
+    after = await opened(sessions, browser, now=NOW + HOUR - 1, slide=False)
+    assert after.session.claims["groups"] == ["readers"]
+    assert await after.tokens() == (b"the tokens", 1)
+    assert await sessions.open(browser.cookies(), now=NOW + HOUR) is None
+
+
+async def test_what_is_remembered_of_cookies_is_bounded() -> None:
+    sessions = in_cookies()
+    for _ in range(600):
+        browser = Browser()
+        await log_in(sessions, browser)
+        await opened(sessions, browser)
+    assert 0 < len(sessions._remembered) <= 512
+
+
 async def test_a_session_that_is_replaced_is_over_in_this_request() -> None:
     sessions, browser = in_cookies(), Browser()
     before = await log_in(sessions, browser)

@@ -16,8 +16,8 @@ class MemorySessionStore:
     """
     A session store in a dictionary. No method ever suspends, and threads may share it.
 
-    The rows are sealed here too: one code path for all stores. Sealing costs only a login and a renewal something (8 us);
-    what was opened once is remembered (see `vault.py`), and a request pays 5 us for session and tokens together.
+    The rows are sealed here too: one code path for all stores. Sealing costs a login or a renewal 8 us; what was opened
+    once is remembered (see `vault.py`), so that a request pays 5 us for session and tokens together.
 
     Dead rows go little by little: each login looks at a few of them.
     """
