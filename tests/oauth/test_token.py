@@ -359,6 +359,10 @@ def test_retry_after_beside_an_oauth_error_is_kept() -> None:
     [
         "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhZGEiLCJpc3MiOiJodHRwczovL2lkcC5leGFtcGxlLmNvbSJ9.c2lnbmF0dXJlLXRoYXQtaXMtbG9uZw",
         "1//0abcdefghijklmnopqrstuvwxyz-ABCDEFGHIJKLMNOPQRSTUVWXYZ_0123456789",
+        "8xLOxBtZp8Qq2LmV0aXc4bN7sKdPfG",  # django-oauth-toolkit
+        "tGzv3JOkF0XG5Qx2TlKWIA",  # the example of RFC 6749 5.1
+        "0" * 39 + "a",
+        "a" * 38 + "0",
     ],
 )
 def test_token_echo_in_an_error_description_is_blanked(secret: str) -> None:
@@ -374,6 +378,9 @@ def test_error_descriptions_fit_one_log_line_and_keep_what_helps() -> None:
     assert error.error_description == (
         "AADSTS700082: expired.  Trace ID: 11111111-aaaa-bbbb-cccc-222222222222  Zeitüberschreitung"
     )
+    text = "unsupported_token_exchange: see https://login.example.com/errors/token?code=700082 of 2026-11-23T08:15:00Z"
+    error = failure(answer({"error": "invalid_grant", "error_description": text}, 400))
+    assert str(error) == f"invalid_grant: {text}"
     long = failure(answer({"error": "invalid_request", "error_description": "word " * 1000}, 400))
     assert len(str(long)) < 600
     for odd in (None, "", 42, ["x"], "\r\n"):

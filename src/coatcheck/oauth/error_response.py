@@ -15,7 +15,13 @@ MAX_RETRY_AFTER = timedelta(seconds=60)
 
 _TRANSIENT = frozenset({408, 425, 429})
 _ERROR_CODE = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]{1,100}")
-_LOOKS_SECRET = re.compile(r"[A-Za-z0-9_.~+/=-]{40,}")
+_LOOKS_SECRET = re.compile(
+    r"[A-Za-z0-9_.~+/=-]{40,}"
+    # Shorter ones, such as the 30 characters of django-oauth-toolkit: words have no digits, and the hyphenated ids that
+    # providers give for a question to their support are no secrets.
+    r"|(?<![A-Za-z0-9_.~+/=-])(?![0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}(?![A-Za-z0-9_.~+/=-]))"
+    r"(?=[A-Za-z_.~+/=-]{0,39}[0-9])(?=[0-9_.~+/=-]{0,39}[A-Za-z])[A-Za-z0-9_.~+/=-]{20,}"
+)
 
 
 def raise_for_error(response: Response, *, endpoint: str) -> None:
