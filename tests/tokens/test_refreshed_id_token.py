@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -35,6 +36,22 @@ async def test_a_good_one_replaces_the_one_of_the_login(scene: Scene) -> None:
     assert renewed.id_token not in (None, before.id_token)
     browser.receive(user.session)
     assert (await browser.stored()).id_token == renewed.id_token
+
+
+@pytest.mark.spec("IDT-20")
+@pytest.mark.parametrize("kept", [None, "sealed by the application"])
+async def test_one_about_somebody_else_ends_the_session_whatever_the_store_kept_of_the_login(kept: str | None) -> None:
+    store = TableUserTokenStore()
+    scene = Scene(store=store)
+    user = await (await scene.log_in("alice")).request()
+    (row,) = store.rows
+    store.rows[row] = replace(store.rows[row], id_token=kept)
+    scene.service.id_token_on_refresh = True
+    scene.service.id_token_claims = {"sub": "mallory"}
+    scene.clock.forward(LIFETIME)
+    with pytest.raises(LoginRequired):
+        await scene.tokens.user_token(user)
+    assert store.rows == {}
 
 
 @pytest.mark.spec("IDT-20")

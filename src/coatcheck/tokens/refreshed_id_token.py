@@ -34,7 +34,8 @@ async def id_token_to_keep(answer: TokenSet, current: UserToken, user: User, ser
     """
     if answer.id_token is None:
         return current.id_token
-    original = _claims(current.id_token) if current.id_token else _expected(user, server)
+    # A store of the application's own may have kept the id_token in a form that cannot be read, or not at all.
+    original = _expected(user, server) | (_claims(current.id_token) if current.id_token else {})
     _check_subject(_claims(answer.id_token), original)
     try:
         claims = await server.verify_id_token(
