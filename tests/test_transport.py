@@ -495,6 +495,25 @@ def test_a_closed_synchronous_channel_opens_again_on_use_and_leaves_a_given_clie
         assert channel.send(refresh("https://idp.example.com")).status == 200
 
 
+async def test_a_given_client_that_was_closed_too_early_is_named() -> None:
+    """The application closes it in its own lifespan, perhaps before the last renewal has ended."""
+    given = httpx2.AsyncClient()
+    await given.aclose()
+    with pytest.raises(
+        TransportError, match="was not asked: the HTTP client that was given for it is closed"
+    ) as failed:
+        await BackChannel(given).send(refresh("https://idp.example.com"))
+    assert not failed.value.sent
+
+
+def test_a_given_synchronous_client_that_was_closed_too_early_is_named() -> None:
+    given = httpx2.Client()
+    given.close()
+    with pytest.raises(TransportError, match="is closed") as failed:
+        SyncBackChannel(given).send(refresh("https://idp.example.com"))
+    assert not failed.value.sent
+
+
 @pytest.mark.spec("REF-07")
 async def test_a_cancelled_request_lets_its_connection_go() -> None:
     async with serving(never) as server:

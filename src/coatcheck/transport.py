@@ -96,6 +96,7 @@ class BackChannel:
         import httpx2  # 60 ms, and not every program that imports coatcheck talks to an authorization server
 
         client = self._client()
+        _check_open(client, request)
         prepared = _prepare(client, request)
         try:
             async with asyncio.timeout(self._deadline.total_seconds()):
@@ -161,6 +162,7 @@ class SyncBackChannel:
         import httpx2
 
         client = self._client()
+        _check_open(client, request)
         prepared = _prepare(client, request)
         ends_at = time.monotonic() + self._deadline.total_seconds()
         try:
@@ -235,6 +237,15 @@ def _prepare(client: httpx2.AsyncClient | httpx2.Client, request: Request) -> ht
     # The client's jar may hold a cookie of an answer that arrived a moment ago, for another user.
     prepared.headers.pop("cookie", None)
     return prepared
+
+
+def _check_open(client: httpx2.AsyncClient | httpx2.Client, request: Request) -> None:
+    if client.is_closed:
+        raise TransportError(
+            f"{_place(request)} was not asked: the HTTP client that was given for it is closed. Close it after the last "
+            "request",
+            sent=False,
+        )
 
 
 def _check_size(request: Request, size: int, max_body: int) -> None:
