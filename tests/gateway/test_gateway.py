@@ -103,6 +103,23 @@ def test_the_frontend_and_the_apis_keep_apart(gateway: Gateway) -> None:
     assert home.fetch("/").headers["cache-control"] == "no-cache"
 
 
+def test_below_a_path_of_the_public_url(gateway: Gateway) -> None:
+    dist = gateway.folder / "dist"
+    dist.mkdir()
+    (dist / "index.html").write_text("<h1>shell</h1>")
+    gateway.more = '[frontend]\nstatic = "dist"\n'
+    gateway.write()
+    text = gateway.file.read_text()
+    gateway.write(text.replace(gateway.origin, f"{gateway.origin}/shop"))
+    gateway.start()
+    browser = gateway.browser()
+    home = browser.login("/shop/bff/login?returnUrl=/shop/orders/7")
+    assert (str(home.url), home.text) == (f"{gateway.origin}/shop/orders/7", "<h1>shell</h1>")
+    assert browser.fetch("/shop/api/echo/orders").status_code == 200
+    assert gateway.api.last.target == "/orders"
+    assert browser.fetch("/shop/api/unknown").status_code == 404
+
+
 def test_health_and_readiness(gateway: Gateway) -> None:
     gateway.start()
     with httpx2.Client(base_url=f"http://127.0.0.1:{gateway.port}", trust_env=False) as probe:
