@@ -21,11 +21,13 @@ class Application:
     """Where an application is going to listen, and what its provider has to know of it."""
 
     port: int
+    front_port: int | None = None
+    """Where browsers go, if something stands in front of it."""
 
     @property
     def url(self) -> str:
         """`localhost`, because the providers are on `127.0.0.1`: to a browser these are two sites."""
-        return f"http://localhost:{self.port}"
+        return f"http://localhost:{self.front_port or self.port}"
 
     @property
     def redirect_uri(self) -> str:
@@ -53,6 +55,7 @@ def gateway(
     store: str | None = None,
     frontend: Path | None = None,
     more: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[Program]:
     """Write the file and the key, start the gateway, and stop it. *more* are lines for the top of the file."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,6 +83,6 @@ def gateway(
         lines += ["[frontend]", f"static = {json.dumps(str(frontend))}"]
     file = folder / "coatcheck.toml"
     file.write_text("\n".join(lines) + "\n")
-    with coatcheck("run", file) as program:
-        program.wait_for(rf"localhost:{application.port}")
+    with coatcheck("run", file, env=env) as program:
+        program.wait_for(rf"{application.url}/ is served")
         yield program
