@@ -242,8 +242,7 @@ def _prepare(client: httpx2.AsyncClient | httpx2.Client, request: Request) -> ht
 def _check_open(client: httpx2.AsyncClient | httpx2.Client, request: Request) -> None:
     if client.is_closed:
         raise TransportError(
-            f"{_place(request)} was not asked: the HTTP client that was given for it is closed. Close it after the last "
-            "request",
+            f"{_place(request)} was not asked: the HTTP client that was given for it is closed. Close it later",
             sent=False,
         )
 
