@@ -236,3 +236,22 @@ def _thread_number(work: Work) -> Any:
         return threading.get_ident()
 
     return fly
+
+
+async def test_waiting_for_a_flight_to_land_hears_nothing_of_its_end() -> None:
+    """For those who only need it to be over."""
+    flights: SingleFlight[str, int] = SingleFlight()
+    go_on = asyncio.Event()
+
+    async def fail() -> int:
+        await go_on.wait()
+        raise RuntimeError("the work went wrong")
+
+    await flights.landed("key")
+    flights.start("key", fail)
+    waiting = asyncio.create_task(flights.landed("key"))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    go_on.set()
+    await waiting
+    assert "key" not in flights

@@ -41,6 +41,12 @@ class SingleFlight(Generic[K, V]):
         """Make sure that a flight of *key* is under way, without waiting for it."""
         _ = self._flight(key, make)
 
+    async def landed(self, key: K) -> None:
+        """Wait until the flight of *key* is over, whatever comes of it; return at once when none is under way."""
+        flight = self._flights.get((asyncio.get_running_loop(), key))
+        if flight is not None:
+            await asyncio.wait((flight,))
+
     def _flight(self, key: K, make: Callable[[], Coroutine[Any, Any, V]]) -> asyncio.Task[V]:
         loop = asyncio.get_running_loop()
         flight = self._flights.get((loop, key))
@@ -60,5 +66,8 @@ class SingleFlight(Generic[K, V]):
     async def drain(self) -> None:
         """Wait until no flight of this event loop is under way. Call it before closing what the flights use."""
         loop = asyncio.get_running_loop()
-        while flights := [task for (owner, _), task in self._flights.items() if owner is loop and not task.done()]:
+        # Copied, because other threads may begin and end flights of their own loops meanwhile.
+        while flights := [
+            flight for (owner, _), flight in list(self._flights.items()) if owner is loop and not flight.done()
+        ]:
             await asyncio.wait(flights)
