@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -18,8 +19,8 @@ from coatcheck.errors import (
 from coatcheck.oauth.authorize import AuthorizationCode, AuthorizationTransaction, new_transaction
 from coatcheck.oauth.client import Client
 from coatcheck.oauth.messages import Response
-from coatcheck.tokens import User, UserToken, UserTokenRequestParameters
-from tests.tokens.scene import CLIENT, Scene, TableUserTokenStore
+from coatcheck.tokens import User, UserToken, UserTokenRequestParameters, coordinator
+from tests.tokens.scene import CLIENT, LIFETIME, Scene, TableUserTokenStore
 from tests.tokens.token_service import ISSUER, error
 
 
@@ -150,6 +151,63 @@ async def test_a_logout_without_a_token_or_without_a_store_revokes_nothing(caplo
     await Scene(store=Unreadable()).tokens.revoke(user)
     assert len(caplog.records) == 1
     assert scene.service.revoked == []
+
+
+async def test_a_logout_during_a_renewal_revokes_what_comes_of_it() -> None:
+    """The refresh token that the request began with is spent by then."""
+    scene = Scene()
+    browser = await scene.log_in()
+    scene.clock.forward(LIFETIME)
+    async with scene.service.held() as gate:
+        renewal = asyncio.create_task(scene.tokens.user_token(await browser.request()))
+        await gate.arrived.wait()
+        logout = asyncio.create_task(scene.tokens.revoke(await browser.request()))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not logout.done()
+        gate.released.set()
+        renewed = await renewal
+        await logout
+    assert scene.service.revoked == [renewed.refresh_token]
+
+
+async def test_a_logout_does_not_wait_long_for_a_renewal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coordinator, "_SETTLING_SECONDS", 0.0)
+    scene = Scene()
+    browser = await scene.log_in()
+    before = await browser.stored()
+    scene.clock.forward(LIFETIME)
+    async with scene.service.held() as gate:
+        renewal = asyncio.create_task(scene.tokens.user_token(await browser.request()))
+        await gate.arrived.wait()
+        await scene.tokens.revoke(await browser.request())
+        assert scene.service.revoked == [before.refresh_token]
+        gate.released.set()
+        await renewal
+
+
+async def test_a_logout_clears_what_a_store_of_the_application_holds() -> None:
+    """Whether or not the provider can revoke: a refresh token that nobody may use is not kept."""
+    scene = Scene(store=(store := TableUserTokenStore()))
+    scene.service.metadata.pop("revocation_endpoint")
+    await scene.tokens.revoke(await (await scene.log_in()).request())
+    assert store.rows == {}
+
+
+@pytest.mark.parametrize("broken", ["get_token", "clear_token"])
+async def test_a_logout_goes_on_whatever_a_store_of_the_application_raises(
+    broken: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(user: User, parameters: UserTokenRequestParameters) -> None:
+        raise RuntimeError("the row of refresh-1 is locked")
+
+    scene = Scene(store=(store := TableUserTokenStore()))
+    user = await (await scene.log_in()).request()
+    setattr(store, broken, fail)
+    await scene.tokens.revoke(user)
+    (record,) = caplog.records
+    assert "RuntimeError at " in record.getMessage()
+    assert "refresh-1" not in caplog.text
 
 
 async def test_a_logout_of_a_session_that_is_gone_already_is_quiet_about_it() -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -25,7 +24,7 @@ from coatcheck.tokens.memory import ExpiringMemory
 from coatcheck.tokens.renewal import Outcome, Refused, Renewer, renews_inline
 from coatcheck.tokens.store import UserTokenStore
 from coatcheck.tokens.values import User, UserToken, UserTokenRequestParameters
-from coatcheck.tokens.verdicts import Verdict, VerdictKind, no_refresh_token
+from coatcheck.tokens.verdicts import Verdict, VerdictKind, no_refresh_token, told
 
 _log = logging.getLogger("coatcheck")
 
@@ -34,6 +33,9 @@ WAITER_DEADLINE = timedelta(seconds=15)
 
 _MAX_ROUNDS = 50
 """Flights of other access tokens of the same grant that one caller waits for at most."""
+
+_SETTLING_SECONDS = 2.0
+"""How long a logout waits for a renewal that is under way."""
 
 _FAILURE_SECONDS = 1.5
 _LONGEST_RETRY_AFTER = 60.0
@@ -82,6 +84,20 @@ class RenewalCoordinator:
         if still_good and result.kind is not VerdictKind.ENDED:
             return token
         raise result.error()
+
+    async def settled(self, user: User, parameters: UserTokenRequestParameters) -> UserToken:
+        """
+        Return the token that is stored once no renewal of it is under way: the one that is worth revoking.
+
+        After a moment, or when it is not renewed, the one that is stored now. Raises as `Renewer.stored`.
+        """
+        token = await self._renewer.stored(user, parameters)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLING_SECONDS):
+                while (grant := self._grant(parameters, token)) in self._flights:
+                    await self._flights.landed(grant)
+                    token = await self._renewer.stored(user, parameters)
+        return token
 
     async def drain(self) -> None:
         """Wait for the renewals under way; call it before the HTTP client is closed."""
@@ -161,7 +177,7 @@ class RenewalCoordinator:
             outcome = await self._renewer.renew(user, parameters, seen, endpoint=self._endpoint(parameters.client))
         except Exception as error:
             if unheard:
-                _log.error("a token that still works could not be renewed: %s", _raised(error))
+                _log.error("a token that still works could not be renewed: %s", told(error))
             raise
         if isinstance(outcome, Refused):
             if not outcome.personal:
@@ -191,10 +207,3 @@ def _silence(verdict: Verdict) -> float:
         return _FOR_GOOD
     asked_for = verdict.retry_after.total_seconds() if verdict.retry_after is not None else 0.0
     return min(max(_FAILURE_SECONDS, asked_for), _LONGEST_RETRY_AFTER)
-
-
-def _raised(error: Exception) -> str:
-    """Say what was raised and where. Not its text: an error of the application's own store may repeat a token."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    return f"{type(error).__name__}{place}"

@@ -43,7 +43,7 @@ from coatcheck.tokens.values import (
     UserToken,
     UserTokenRequestParameters,
 )
-from coatcheck.tokens.verdicts import judge
+from coatcheck.tokens.verdicts import judge, told
 from coatcheck.transport import BACK_CHANNEL_HTTP_CLIENT, BackChannel, Send
 
 if TYPE_CHECKING:
@@ -236,18 +236,23 @@ class Tokens:
 
     async def revoke(self, user: User) -> None:
         """
-        Revoke the user's refresh tokens, as a logout does. Never raises for what a store or a provider does wrong.
+        Revoke the user's refresh tokens, as a logout does, and clear them from a store of the application's own.
 
-        Access tokens are left to expire; many authorization servers end them together with the grant (RFC 7009 2.1).
+        Never raises for what a store or a provider does wrong. Access tokens are left to expire; many authorization
+        servers end them together with the grant (RFC 7009 2.1).
         """
         for name, endpoint in self._endpoints.items():
+            parameters = UserTokenRequestParameters(client=name)
             try:
-                token = await self.store.get_token(user, UserTokenRequestParameters(client=name))
-            except CoatcheckError as error:
-                _log.warning("the refresh token of a session that ends cannot be read, and is not revoked: %s", error)
-                continue
-            if token is not None and token.refresh_token is not None:
-                await revoke_quietly(endpoint, token.refresh_token)
+                token = await self._renewals.settled(user, parameters)
+                if token.refresh_token is not None:
+                    await revoke_quietly(endpoint, token.refresh_token)
+                if not isinstance(self.store, SessionUserTokenStore):
+                    await self.store.clear_token(user, parameters)
+            except LoginRequired:
+                continue  # there is none any more
+            except Exception as error:  # a store of the application may raise anything; the logout goes on
+                _log.warning("the refresh token of a session that ends cannot be revoked or cleared: %s", told(error))
 
     def auth(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
@@ -101,3 +102,16 @@ def judge(error: CoatcheckError, *, issuer: str) -> Verdict:
 def store_unavailable(error: StoreUnavailable) -> Verdict:
     """The tokens cannot be read or written: nobody knows anything about the session."""
     return Verdict(VerdictKind.TRANSIENT, str(error), code="store_unavailable")
+
+
+def told(error: Exception) -> str:
+    """
+    Say for the log what went wrong.
+
+    Of an error that is not ours, its kind and its place: databases, for instance, repeat the row that they refuse.
+    """
+    if isinstance(error, CoatcheckError):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{place}"
