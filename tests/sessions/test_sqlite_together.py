@@ -7,8 +7,10 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Coroutine
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -131,6 +133,20 @@ async def test_a_write_waits_for_the_writer_before_it(tmp_path: Path) -> None:
     await waiting
     after = await store.load(KEY)
     assert after is not None and after.seen_at == NOW + 1
+    await store.aclose()
+
+
+async def test_writes_that_wait_behind_each_other_give_up_together(tmp_path: Path) -> None:
+    """Each with a patience of its own, the twentieth request would wait twenty times as long as the first."""
+    store = SQLiteSessionStore(tmp_path / "sessions.db", busy_timeout=timedelta(seconds=0.2))
+    await store.create(row())
+    began = time.monotonic()
+    with held(tmp_path / "sessions.db", "BEGIN IMMEDIATE"):
+        touches = [store.update(KEY, Touch(NOW + number)) for number in range(20)]
+        results = await asyncio.gather(*touches, return_exceptions=True)
+    assert time.monotonic() - began < 2
+    assert {type(result) for result in results} == {StoreUnavailable}
+    await store.update(KEY, Touch(NOW + 1))
     await store.aclose()
 
 

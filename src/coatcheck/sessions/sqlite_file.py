@@ -28,7 +28,6 @@ from weakref import WeakSet
 from coatcheck.errors import StoreUnavailable
 
 T = TypeVar("T")
-Argument = TypeVar("Argument")
 Work = Callable[[sqlite3.Connection], T]
 
 _LOOK_AGAIN = 0.002
@@ -95,9 +94,12 @@ class SQLiteFile:
         self._reading.release()
         self._writing.release()
 
-    async def _in_thread(self, work: Callable[[Argument], T], argument: Argument) -> T:
+    async def _in_thread(self, use: Callable[[Work[T], float], T], work: Work[T]) -> T:
+        # From now on, not from its turn on: of many that wait behind each other for a file that somebody else holds,
+        # the last one gives up when the first one does.
+        until = time.monotonic() + self._busy_timeout
         try:
-            answer = asyncio.get_running_loop().run_in_executor(self._thread, work, argument)
+            answer = asyncio.get_running_loop().run_in_executor(self._thread, use, work, until)
         except RuntimeError as closed:
             raise StoreUnavailable(f"the session store {self._path} was closed") from closed
         try:
@@ -108,25 +110,26 @@ class SQLiteFile:
                 "and its folder, that the disk has room, and that no other program holds the file"
             ) from error
 
-    def _read_in_thread(self, work: Work[T]) -> T:
-        with self._opened() as writer:
-            return _patiently(lambda: work(writer), self._busy_timeout)
+    def _read_in_thread(self, work: Work[T], until: float) -> T:
+        with self._opened(until) as writer:
+            return _patiently(lambda: work(writer), until)
 
-    def _write_in_thread(self, work: Work[T]) -> T:
-        with self._opened() as writer, _transaction(writer, self._busy_timeout):
+    def _write_in_thread(self, work: Work[T], until: float) -> T:
+        with self._opened(until) as writer, _transaction(writer, until):
             return work(writer)
 
     def _write_at_once(self, work: Work[object]) -> None:
         # Whatever goes wrong here goes wrong for the next write too, which reports it.
-        with suppress(sqlite3.Error, OSError, StoreUnavailable), self._opened() as writer, _transaction(writer, 0.0):
+        now = time.monotonic()
+        with suppress(sqlite3.Error, OSError, StoreUnavailable), self._opened(now) as writer, _transaction(writer, now):
             work(writer)
 
     @contextmanager
-    def _opened(self) -> Iterator[sqlite3.Connection]:
+    def _opened(self, until: float) -> Iterator[sqlite3.Connection]:
         """Give the writer; open both connections if need be. After a fault of the file the next use opens them anew."""
         with self._writing:
             try:
-                self._writer = self._writer or _open_for_writing(self._path, self._prepare, self._busy_timeout)
+                self._writer = self._writer or _open_for_writing(self._path, self._prepare, until)
                 self._reader = self._reader or _open_for_reading(self._path)
                 yield self._writer
             except sqlite3.Error as error:
@@ -168,9 +171,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
-def _patiently(work: Callable[[], T], patience: float) -> T:
-    """Run *work* again while somebody else holds the file, for *patience* seconds. For the writer's thread only."""
-    until = time.monotonic() + patience
+def _patiently(work: Callable[[], T], until: float) -> T:
+    """Run *work* once, and again while somebody else holds the file, *until* then. For the writer's thread only."""
     while True:
         try:
             return work()
@@ -181,9 +183,9 @@ def _patiently(work: Callable[[], T], patience: float) -> T:
 
 
 @contextmanager
-def _transaction(connection: sqlite3.Connection, patience: float) -> Iterator[None]:
+def _transaction(connection: sqlite3.Connection, until: float) -> Iterator[None]:
     """Hold the write lock from the beginning; commit at the end, or leave everything as it was."""
-    _patiently(lambda: connection.execute("BEGIN IMMEDIATE"), patience)
+    _patiently(lambda: connection.execute("BEGIN IMMEDIATE"), until)
     try:
         yield
         connection.execute("COMMIT")
@@ -193,7 +195,7 @@ def _transaction(connection: sqlite3.Connection, patience: float) -> Iterator[No
         raise
 
 
-def _open_for_writing(path: Path, prepare: Work[None], busy_timeout: float) -> sqlite3.Connection:
+def _open_for_writing(path: Path, prepare: Work[None], until: float) -> sqlite3.Connection:
     """Open the file, made if it is new (0600, its folder 0700), with a write-ahead log and durable commits."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with suppress(FileExistsError):
@@ -202,11 +204,11 @@ def _open_for_writing(path: Path, prepare: Work[None], busy_timeout: float) -> s
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     connection = _connect(path)
     try:
-        mode = _patiently(lambda: connection.execute("PRAGMA journal_mode = wal").fetchone()[0], busy_timeout)
+        mode = _patiently(lambda: connection.execute("PRAGMA journal_mode = wal").fetchone()[0], until)
         if mode != "wal":
             raise StoreUnavailable(f"the session store {path} cannot use a write-ahead log: put it on a local disk")
         connection.execute("PRAGMA synchronous = full")
-        with _transaction(connection, busy_timeout):
+        with _transaction(connection, until):
             prepare(connection)
     except BaseException:
         connection.close()
