@@ -26,7 +26,7 @@ TRANSIENT = ["temporarily_unavailable", "server_error", "slow_down", "something_
 def test_only_invalid_grant_ends_a_session() -> None:
     verdict = judge(InvalidGrant("invalid_grant"), issuer="https://issuer.example")
     assert verdict.kind is VerdictKind.ENDED
-    error = verdict.error()
+    error = verdict.error(client="default")
     assert isinstance(error, LoginRequired)
     assert error.code == "session_ended"
 
@@ -49,7 +49,7 @@ def test_everything_else_keeps_it(error: CoatcheckError, kind: VerdictKind) -> N
     verdict = judge(error, issuer="https://issuer.example")
     assert verdict.kind is kind
     expected = LoginRequired if kind is VerdictKind.NEEDS_USER else TokenUnavailable
-    raised = verdict.error()
+    raised = verdict.error(client="default")
     assert type(raised) is expected
     assert getattr(raised, "code", "") != "session_ended"
 
@@ -63,17 +63,17 @@ def test_the_message_names_the_issuer_the_error_and_the_remedy() -> None:
 
 
 def test_retry_after_reaches_the_caller() -> None:
-    error = judge(TransportError("busy", sent=True, retry_after=timedelta(seconds=7)), issuer="i").error()
+    error = judge(TransportError("busy", sent=True, retry_after=timedelta(seconds=7)), issuer="i").error(client="default")
     assert isinstance(error, TokenUnavailable)
     assert error.retry_after == timedelta(seconds=7)
 
 
 def test_a_store_that_is_down_says_nothing_about_the_session() -> None:
-    assert isinstance(store_unavailable(StoreUnavailable("down")).error(), StoreUnavailable)
+    assert isinstance(store_unavailable(StoreUnavailable("down")).error(client="default"), StoreUnavailable)
 
 
 def test_no_refresh_token_has_a_code_of_its_own() -> None:
-    error = no_refresh_token("default").error()
+    error = no_refresh_token("default").error(client="default")
     assert isinstance(error, LoginRequired)
     assert error.code == "token_expired_no_refresh_token"
 
@@ -81,4 +81,4 @@ def test_no_refresh_token_has_a_code_of_its_own() -> None:
 def test_every_waiter_gets_an_exception_of_its_own() -> None:
     """One object raised by many would collect the tracebacks of all."""
     verdict = judge(OAuthError("invalid_client"), issuer="i")
-    assert verdict.error() is not verdict.error()
+    assert verdict.error(client="default") is not verdict.error(client="default")

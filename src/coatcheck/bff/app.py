@@ -252,7 +252,7 @@ def _teach_errors(app: object) -> None:
 
 
 async def _answer(request: Any, error: Exception) -> Answer:
-    return answer_for(error, current_request(request.scope))
+    return await answer_for(error, current_request(request.scope))
 
 
 def _settings(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping
+from contextlib import suppress
 from typing import Any, Final, Literal
 from urllib.parse import parse_qsl
 
 from coatcheck.bff import csrf
 from coatcheck.bff.problems import Problem, problem
 from coatcheck.bff.settings import Settings
+from coatcheck.errors import StoreUnavailable
 from coatcheck.sessions.cookie import Cookies, parse_cookies
 from coatcheck.sessions.sessions import SessionHandle, Sessions
 from coatcheck.telemetry import trace_id
@@ -174,6 +176,16 @@ class CurrentRequest:
         if handle is None:
             return None
         return user_of(handle)
+
+    async def end_session(self) -> None:
+        """
+        Delete the session, whose grant the authorization server has ended, and have the answer expire its cookie.
+
+        When the store does not answer, the session stays until it does: its tokens say themselves that they ended.
+        """
+        if self._session is not None and not isinstance(self._session, _Unasked):
+            with suppress(StoreUnavailable):
+                await self.sessions.end(self._session)
 
     def add_cookie(self, set_cookie: bytes) -> None:
         """Remember a `Set-Cookie` value that the answer to this request must carry."""

@@ -17,7 +17,7 @@ from urllib.parse import quote
 from coatcheck.bff.answers import Answer, AnswerInstead, ASGIApp, Receive, Scope, problem_answer
 from coatcheck.bff.current import SCOPE_KEY, CurrentRequest
 from coatcheck.bff.paths import RouteTable, canonical_path
-from coatcheck.bff.problems import Problem, Send, log_problem, logger, problem, problem_for
+from coatcheck.bff.problems import SESSION_ENDED, Problem, Send, log_problem, logger, problem, problem_for
 from coatcheck.bff.proxy import RemoteAPI
 from coatcheck.bff.public_url import is_loopback
 from coatcheck.bff.settings import Settings
@@ -125,7 +125,8 @@ class BFFMiddleware:
         except ANSWERED_ERRORS as error:
             if started:
                 raise
-            await answer_for(error, current)(scope, receive, send_with_cookies)
+            answer = await answer_for(error, current)
+            await answer(scope, receive, send_with_cookies)
 
     async def _refuse(
         self, scope: Scope, receive: Receive, send: Send, refusal: Problem, cause: str, remedy: str
@@ -155,12 +156,14 @@ class Close(Protocol):
         ...
 
 
-def answer_for(error: BaseException, current: CurrentRequest) -> Answer:
+async def answer_for(error: BaseException, current: CurrentRequest) -> Answer:
     """Turn an error that a handler let escape into its answer, with one log line."""
     if isinstance(error, AnswerInstead):
         return error.answer
     if not isinstance(error, CoatcheckError):
         raise error
+    if isinstance(error, LoginRequired) and error.code == SESSION_ENDED:
+        await current.end_session()
     if current.is_page and isinstance(error, LoginRequired) and error.code in _LOGIN_HELPS:
         return to_login(current)
     login_url = current.settings.login_path if isinstance(error, LoginRequired | SessionGone) else None

@@ -29,6 +29,9 @@ logger = logging.getLogger("coatcheck")
 ERROR_HEADER = b"coatcheck-error"
 """Names the code of a refusal that is ours. An answer relayed from a remote API never carries it."""
 
+SESSION_ENDED = "session_ended"
+"""The authorization server has ended what the session stands on: the session goes, too."""
+
 CODES: Mapping[str, tuple[int, str]] = {
     # the caller needs a login
     "session_missing": (401, "A login is required"),

@@ -74,7 +74,7 @@ class RenewalCoordinator:
         if token.refresh_token is None:
             if still_good:
                 return token
-            raise no_refresh_token(parameters.client).error()
+            raise no_refresh_token(parameters.client).error(client=parameters.client)
         if still_good and not renews_inline(user):
             self._start(user, parameters, token)
             return token
@@ -83,7 +83,7 @@ class RenewalCoordinator:
             return result
         if still_good and result.kind is not VerdictKind.ENDED:
             return token
-        raise result.error()
+        raise result.error(client=parameters.client)
 
     async def settled(self, user: User, parameters: UserTokenRequestParameters) -> UserToken:
         """

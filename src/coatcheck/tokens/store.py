@@ -9,6 +9,7 @@ from coatcheck.codec import DecodeError, decoder, encode
 from coatcheck.errors import LoginRequired, SessionGone, StaleToken, StaleVersion, StoreUnavailable
 from coatcheck.sessions.sessions import SessionHandle
 from coatcheck.tokens.values import User, UserToken, UserTokenRequestParameters
+from coatcheck.tokens.verdicts import ended_code
 
 _FORMAT = b"\x01"
 """The first byte of what is stored. A later format begins with another byte."""
@@ -164,7 +165,8 @@ def _token(grants: _Grants, parameters: UserTokenRequestParameters) -> UserToken
     if grant is None:
         return None
     if grant.ended:
-        raise LoginRequired("the authorization server has ended the grant of this session", code="session_ended")
+        message = "the authorization server has ended the grant of this session"
+        raise LoginRequired(message, code=ended_code(parameters.client))
     return grant.token(parameters.slot)
 
 

@@ -17,6 +17,7 @@ from coatcheck.errors import (
     TokenUnavailable,
     TransportError,
 )
+from coatcheck.tokens.values import DEFAULT_PARAMETERS
 
 
 class VerdictKind(Enum):
@@ -37,9 +38,11 @@ class Verdict:
     code: str = ""
     retry_after: timedelta | None = None
 
-    def error(self) -> CoatcheckError:
-        """Make the exception that tells a caller what to do."""
-        if self.kind in (VerdictKind.ENDED, VerdictKind.NEEDS_USER):
+    def error(self, *, client: str) -> CoatcheckError:
+        """Make the exception that tells a caller what to do about a token of the registration *client*."""
+        if self.kind is VerdictKind.ENDED:
+            return LoginRequired(self.message, code=ended_code(client))
+        if self.kind is VerdictKind.NEEDS_USER:
             return LoginRequired(self.message, code=self.code)
         if self.code == "store_unavailable":
             return StoreUnavailable(self.message)
@@ -61,7 +64,12 @@ _REMEDIES = {
 
 def ended(message: str) -> Verdict:
     """The grant is over; nothing but a new login helps."""
-    return Verdict(VerdictKind.ENDED, message, code="session_ended")
+    return Verdict(VerdictKind.ENDED, message)
+
+
+def ended_code(client: str) -> str:
+    """Say what the end of a grant means: the session stands on the login's own, and on no other registration's."""
+    return "session_ended" if client == DEFAULT_PARAMETERS.client else "login_required"
 
 
 def no_refresh_token(client: str) -> Verdict:

@@ -1,0 +1,79 @@
+"""The authorization server ends a grant; the session that stands on it goes with it, and no other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from coatcheck.bff.answers import json_answer
+from coatcheck.bff.who import api_user
+from coatcheck.errors import InvalidGrant
+from coatcheck.tokens.verdicts import judge
+from tests.bff.world import session_cookie, world
+from tests.rig.echo_api import EchoAPI
+
+LONGER_THAN_A_TOKEN = 400
+
+
+@pytest.mark.spec("REF-12")
+@pytest.mark.parametrize("store", ["memory", "cookie"])
+def test_a_call_whose_grant_has_ended_ends_the_session(store: str) -> None:
+    with EchoAPI.serve() as api, world(**({"sessions": "cookie"} if store == "cookie" else {})) as w:
+        w.bff.remote_api("/api/orders", api.url)
+        browser, other_browser = w.logged_in(), w.logged_in("bob")
+        assert browser.fetch("/api/orders").status_code == 200
+        before = w.sessions()
+        w.provider.end_all_grants()
+        w.advance(LONGER_THAN_A_TOKEN)
+
+        refused = browser.fetch("/api/orders")
+        assert (refused.status_code, refused.headers["coatcheck-error"]) == (401, "session_ended")
+        assert refused.json()["login_url"] == "/bff/login"
+        assert session_cookie(browser) is None
+        assert browser.fetch("/bff/user").status_code == 401
+        if store == "memory":
+            assert w.sessions() == before - 1, "the other user's session is left alone"
+        assert other_browser.fetch("/bff/user").status_code == 200
+
+
+@pytest.mark.spec("REF-12")
+def test_a_handler_that_meets_an_ended_grant_ends_the_session() -> None:
+    with world() as w:
+
+        async def mine(scope: Any, receive: Any, send: Any) -> None:
+            token = await w.bff.tokens.user_token(await api_user(scope))
+            await json_answer(token.token_type.encode())(scope, receive, send)
+
+        browser = w.logged_in()
+        w.serve(w.bff.wrap(mine))
+        assert browser.fetch("/mine").text == "Bearer"
+        w.provider.end_all_grants()
+        w.advance(LONGER_THAN_A_TOKEN)
+        assert browser.fetch("/mine").headers["coatcheck-error"] == "session_ended"
+        assert w.sessions() == 0
+        assert session_cookie(browser) is None
+
+
+def test_the_end_of_another_registrations_grant_does_not_mean_the_session() -> None:
+    ended = InvalidGrant("invalid_grant")
+    codes = {client: judge(ended, issuer="i").error(client=client) for client in ("default", "other")}
+    assert [getattr(error, "code", None) for error in codes.values()] == ["session_ended", "login_required"]
+
+
+@pytest.mark.spec("SES-12")
+def test_when_the_store_fails_meanwhile_the_answer_is_the_same() -> None:
+    with EchoAPI.serve() as api, world() as w:
+        w.bff.remote_api("/api/orders", api.url)
+        browser = w.logged_in()
+        w.provider.end_all_grants()
+        w.advance(LONGER_THAN_A_TOKEN)
+        deleting = w.store.delete
+
+        async def unavailable(key: bytes) -> Any:
+            w.break_store()
+            w.store._fail()
+            return await deleting(key)
+
+        w.store.delete = unavailable  # type: ignore[method-assign]
+        assert browser.fetch("/api/orders").headers["coatcheck-error"] == "session_ended"
