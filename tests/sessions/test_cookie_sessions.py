@@ -355,3 +355,48 @@ async def test_a_session_that_is_replaced_is_over_in_this_request() -> None:
     assert after.session.id != before.session.id
     assert (await opened(sessions, browser)).session.sub == "bob"
     assert await sessions.find(after.session.id, now=NOW) is None
+
+
+async def test_a_late_response_does_not_bring_a_session_back_that_was_logged_out() -> None:
+    """Two requests at once: one logs out, the other one would slide the cookie, or put new tokens into it."""
+    sessions, browser = in_cookies(), Browser()
+    await log_in(sessions, browser)
+    sliding = await sessions.open(browser.cookies(), now=NOW + 2 * TENTH)
+    renewing = await sessions.open(browser.cookies(), now=NOW)
+    assert sliding is not None and renewing is not None
+    await renewing.replace_tokens(b"new tokens", version=1)
+    kept = Browser()
+    kept.jar.update(browser.jar)
+    leaving = await opened(sessions, browser)
+    await sessions.end(leaving)
+    browser.receive(leaving.set_cookies())
+    for late in (sliding, renewing):
+        assert late.set_cookies() == []
+        with pytest.raises(SessionGone):
+            await late.tokens()
+        with pytest.raises(SessionGone):
+            await late.replace_tokens(b"newer tokens", version=2)
+    assert await sessions.open(browser.cookies(), now=NOW) is None
+    assert await sessions.open(kept.cookies(), now=NOW) is None
+
+
+async def test_a_late_response_does_not_overwrite_the_session_of_the_next_user() -> None:
+    sessions, browser = in_cookies(), Browser()
+    before = await log_in(sessions, browser)
+    late = await sessions.open(browser.cookies(), now=NOW + 2 * TENTH)
+    assert late is not None
+    await log_in(sessions, browser, sub="bob", replaces=before)
+    browser.receive(late.set_cookies())
+    assert (await opened(sessions, browser)).session.sub == "bob"
+
+
+async def test_what_is_remembered_of_ended_sessions_is_bounded_and_ends_with_them() -> None:
+    clock = HandClock(NOW)
+    sessions = CookieSessions(RING, POLICY, clock=clock)
+    for _ in range(10):
+        await sessions.end(await log_in(sessions, Browser()))
+    assert len(sessions._ended) == 10
+    clock.forward(timedelta(hours=8))
+    for _ in range(10):
+        await sessions.end(await log_in(sessions, Browser(), now=clock.time()))
+    assert len(sessions._ended) == 10

@@ -1,9 +1,11 @@
 """
 Cookie sessions: the whole session, tokens included, travels sealed in the browser's cookies. Nothing is stored here.
 
-What that costs, so that nobody is surprised: the server cannot end such a session before its time (a copied cookie
-stays good until it dies of age or idleness); of two requests that renew at once, the cookies of one win; and all of it
-has to fit into three cookies. Both ends of its life stand inside the seal and are checked at every request.
+What that costs, so that nobody is surprised: a session is ended by deleting its cookies. This process remembers that
+while the session could live, so that the late response of another request does not log the browser in again; in other
+processes, and after a restart, a copied cookie stays good until it dies of age or idleness. Of two requests that renew
+at once, the cookies of one win. And all of it has to fit into three cookies. Both ends of its life stand inside the
+seal and are checked at every request.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from itertools import islice
 from typing import Any
 
 from coatcheck.clock import SYSTEM_CLOCK, Clock
@@ -29,6 +32,8 @@ _PURPOSE = "cookie session"
 _ID_BYTES = 32
 _REMEMBERED = 512
 """Sessions that stay opened in memory: some 10 KB each."""
+_MOST_ENDED = 10_000
+"""Ended sessions that are remembered; beyond that the oldest are forgotten."""
 
 
 class CookieSessions:
@@ -54,6 +59,7 @@ class CookieSessions:
         self._clock = clock
         self._names = chunk_names(policy.session)
         self._remembered: dict[str, _Contents] = {}
+        self._ended: dict[str, float] = {}
 
     async def open(self, cookies: Cookies, *, now: float, slide: bool = True) -> SessionHandle | None:
         """See `Sessions.open`. It never suspends, and a cookie that cannot be read is no session, never an error."""
@@ -63,7 +69,7 @@ class CookieSessions:
         contents = self._opened(text)
         if contents is None:
             return None
-        if now >= contents.head.dead_at:
+        if now >= contents.head.dead_at or self.ended(contents.head.id):
             return None
         if slide and now - contents.head.seen_at >= contents.head.idle_timeout * TOUCH_AFTER:
             contents = replace(contents, head=replace(contents.head, seen_at=now))
@@ -123,17 +129,31 @@ class CookieSessions:
         contents = _Contents(head, encode(dict(claims)), tokens)
         lines = self.sealed(contents)
         if isinstance(replaces, CookieHandle):
-            replaces.end([])  # no deletions: they would hit the cookies of the new session
+            self._end(replaces, [])  # no deletions: they would hit the cookies of the new session
         return CookieHandle(self, contents, lines)
 
     async def end(self, handle: SessionHandle) -> None:
-        """See `Sessions.end`: the cookies are deleted. A copy that somebody made of them stays good until it dies."""
+        """See `Sessions.end`: the cookies are deleted. A copy that somebody made of them is good in other processes."""
         if not isinstance(handle, CookieHandle):
             raise TypeError("the handle was opened by other sessions than these")
-        handle.end([delete_cookie(name, same_site=self._policy.same_site) for name in self._names])
+        self._end(handle, [delete_cookie(name, same_site=self._policy.same_site) for name in self._names])
+
+    def _end(self, handle: CookieHandle, lines: list[bytes]) -> None:
+        handle.end(lines)
+        session = handle.session
         for text, contents in list(self._remembered.items()):
-            if contents.head.id == handle.session.id:
+            if contents.head.id == session.id:
                 self._remembered.pop(text, None)
+        self._ended[session.id] = session.expires_at
+        for id_, expires_at in list(
+            islice(self._ended.items(), 2)
+        ):  # one is added and two may go, so they cannot pile up
+            if len(self._ended) > _MOST_ENDED or expires_at <= self._clock.time():
+                self._ended.pop(id_, None)
+
+    def ended(self, session_id: str) -> bool:
+        """Say whether the session was ended here."""
+        return session_id in self._ended
 
     def presented(self, cookies: Cookies) -> bool:
         """See `Sessions.presented`."""
@@ -173,13 +193,13 @@ class CookieHandle:
 
     async def tokens(self, *, reload: bool = False) -> tuple[bytes, int]:
         """See `SessionHandle.tokens`. There is no other place to reload from; only the end of the session shows."""
-        if self._ended or (reload and not self._sessions.alive(self._contents)):
+        if self._is_over() or (reload and not self._sessions.alive(self._contents)):
             raise SessionGone("the session has ended")
         return self._contents.tokens, self._contents.head.tokens_version
 
     async def replace_tokens(self, data: bytes, *, version: int) -> None:
         """See `SessionHandle.replace_tokens`. `CookieTooLarge` when *data* does not fit; then nothing has changed."""
-        if self._ended:
+        if self._is_over():
             raise SessionGone("the session has ended")
         head = self._contents.head
         if head.tokens_version != version:
@@ -189,9 +209,12 @@ class CookieHandle:
         self._contents = contents
 
     def set_cookies(self) -> list[bytes]:
-        """See `SessionHandle.set_cookies`."""
+        """See `SessionHandle.set_cookies`. None at all for a session that another request has ended meanwhile."""
         lines, self._cookies = self._cookies, []
-        return lines
+        return lines if self._ended or not self._is_over() else []
+
+    def _is_over(self) -> bool:
+        return self._ended or self._sessions.ended(self.session.id)
 
     def end(self, lines: list[bytes]) -> None:
         """Be no session any more, and have the response carry *lines* instead of what it had to carry."""
