@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import httpx2
 import pytest
@@ -115,6 +115,23 @@ async def test_a_request_is_repeated_once_only() -> None:
         response = await http.get("/orders")
     assert response.status_code == 401
     assert len(set(api.tokens)) == len(api.requests) == 2
+
+
+@pytest.mark.parametrize("kind", ["client", "user"])
+async def test_an_api_that_refuses_every_token_costs_one_renewal(kind: Literal["client", "user"]) -> None:
+    """With a wrong audience, every call would rotate the refresh token otherwise."""
+    scene = Scene()
+    user = await (await scene.log_in()).request()
+    async with served(scene.tokens.auth(token=kind, user=user)) as (api, http):
+        api.refuses_all = True
+        assert [(await http.get("/orders")).status_code for _ in range(5)] == [401] * 5
+        renewed_at_most = 2 if kind == "client" else 1
+        assert len(scene.service.requests) == renewed_at_most
+        scene.clock.forward(LIFETIME)
+        api.refuses_all = False
+        assert (await http.get("/orders")).status_code == 200
+        api.refuses.add(api.tokens[-1])
+        assert (await http.get("/orders")).status_code == 200
 
 
 @pytest.mark.parametrize("kind", ["stream", "file"])

@@ -27,24 +27,28 @@ class TokenAuth(httpx2.Auth):
     Puts an access token into the `Authorization` header of every request, and nowhere else (RFC 6750 2.1).
 
     After a 401 the token is renewed once and the request sent once more, unless its body was a stream: that is gone.
+    An API that refuses new tokens too (the wrong audience, for instance) does not get another one for each request.
     """
 
     def __init__(self, source: AccessTokenSource) -> None:
         self._source = source
+        self._renewed_in_vain: str | None = None
 
     async def async_auth_flow(self, request: httpx2.Request) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
         """Send the request with a token, and once more with a new one when the first was refused."""
         token = await self._source()
         _attach(request, token)
         response = yield request
-        if response.status_code != 401 or not _is_buffered(request):
+        if response.status_code != 401 or not _is_buffered(request) or token.access_token == self._renewed_in_vain:
             return
         try:
             renewed = await self._other_than(token.access_token)
         except CoatcheckError:
             return  # the caller gets the 401 of the API, which says more about this request
         _attach(request, renewed)
-        yield request
+        response = yield request
+        if response.status_code == 401:
+            self._renewed_in_vain = renewed.access_token
 
     async def _other_than(self, refused: str) -> UserToken | ClientToken:
         token = await self._source()
