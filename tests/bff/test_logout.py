@@ -10,6 +10,7 @@ import pytest
 from coatcheck.sessions.seal import new_key
 from tests.bff.world import ISSUER, LOCAL, claims, query_of, session_cookie, warnings, world
 from tests.rig.user_agent import UserAgent
+from tests.tokens.scene import TableUserTokenStore
 
 END_SESSION = f"{ISSUER}/logout"
 
@@ -262,3 +263,19 @@ def test_a_new_key_in_front_keeps_logout_links_of_fresh_answers_working() -> Non
         w.start()
         browser.logout(logout_url(browser))
         assert w.sessions() == 0
+
+
+@pytest.mark.spec("RPL-02")
+def test_a_token_store_of_the_application_that_fails_does_not_stop_a_logout(caplog: pytest.LogCaptureFixture) -> None:
+    store = TableUserTokenStore()
+    with world(user_token_store=store) as w:
+        browser = w.logged_in()
+        url = logout_url(browser)
+
+        async def fail(*_: object) -> None:
+            raise RuntimeError("the table is gone")
+
+        store.get_token = fail  # type: ignore[method-assign, assignment]
+        assert browser.navigate(url, stop_at=END_SESSION).status_code == 302
+        assert w.sessions() == 0
+    assert len(warnings(caplog)) == 1
