@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
+from coatcheck.errors import CoatcheckError
 from coatcheck.tokens.endpoint import TokenEndpoint
-from coatcheck.tokens.verdicts import told
 
 _log = logging.getLogger("coatcheck")
 
@@ -14,5 +14,5 @@ async def revoke_quietly(endpoint: TokenEndpoint, refresh_token: str) -> None:
     """Revoke *refresh_token*; a failure is one line in the log (RFC 7009)."""
     try:
         await endpoint.revoke(refresh_token)
-    except Exception as error:  # a ClientAssertionService of the application may raise anything
-        _log.warning("a refresh token could not be revoked at %s: %s", endpoint.client.issuer, told(error))
+    except CoatcheckError as error:
+        _log.warning("a refresh token could not be revoked at %s: %s", endpoint.client.issuer, error)
