@@ -146,7 +146,7 @@ class PyreqwestForwarder:
         lines = self._of_this_loop()
         streamed = body is not None and not isinstance(body, bytes)
         client = lines.client(LONGEST_UPLOAD if streamed else timeout)
-        await lines.enter(timeout)
+        await (lines.busy(timeout) if lines.free.locked() else lines.free.acquire())
         try:
             builder = client.request(method, url).headers(headers).streamed_read_buffer_limit(0)
             if body is not None:
@@ -154,7 +154,7 @@ class PyreqwestForwarder:
             request = builder.build_streamed()
             response = await request.__aenter__()
         except BaseException as error:
-            lines.leave()
+            lines.free.release()
             if isinstance(error, ValueError):
                 # Its message repeats the value that it refuses: that stays here.
                 raise RequestNotSendable("a header or the method holds characters that HTTP does not allow") from None
@@ -215,8 +215,7 @@ class _Lines:
     def __init__(self, build_client: Callable[[timedelta], Client], max_in_flight: int) -> None:
         self._build_client = build_client
         self._clients: dict[timedelta, Client] = {}
-        self._free = asyncio.Semaphore(max_in_flight)
-        self.leave = self._free.release
+        self.free = asyncio.Semaphore(max_in_flight)
 
     def client(self, read_timeout: timedelta) -> Client:
         client = self._clients.get(read_timeout)
@@ -224,13 +223,11 @@ class _Lines:
             client = self._clients[read_timeout] = self._build_client(read_timeout)
         return client
 
-    async def enter(self, timeout: timedelta) -> None:
-        if not self._free.locked():
-            await self._free.acquire()
-            return
+    async def busy(self, timeout: timedelta) -> bool:
+        """Wait for one of the requests in flight to end."""
         try:
             async with asyncio.timeout(timeout.total_seconds()):
-                await self._free.acquire()
+                return await self.free.acquire()
         except TimeoutError:
             raise UpstreamTimeout("all connections to remote APIs were busy for the whole time-out") from None
 
@@ -283,7 +280,7 @@ class _Response:
         try:
             await self._request.__aexit__(None, None, None)
         finally:
-            lines.leave()
+            lines.free.release()
 
 
 def _translated(error: PyreqwestError) -> UpstreamError:

@@ -42,6 +42,9 @@ Scope = Mapping[str, Any]
 REFUSED_METHODS: Final = frozenset({"CONNECT", "TRACE", "TRACK"})
 """A tunnel is not a call to an API, and an echo of the request would show the token to the page (RFC 9110 9.3)."""
 
+USUAL_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+"""Known to be fine without another look."""
+
 _METHOD = re.compile(r"[A-Z][A-Z-]*")
 
 
@@ -142,7 +145,7 @@ class RemoteAPI:
     # Route
 
     def _url(self, method: str, rest: str, query: bytes) -> str:
-        if method in REFUSED_METHODS or _METHOD.fullmatch(method) is None:
+        if method not in USUAL_METHODS and (method in REFUSED_METHODS or _METHOD.fullmatch(method) is None):
             raise CallRefused(
                 problem("method_not_allowed"), f"{method} {self.path}", "Remote APIs are not called with this method."
             )

@@ -91,9 +91,11 @@ async def relay(
     exchange = _Exchange(receive)
     patrol = _patrol()
     try:
-        body, length = await exchange.request_body(outgoing, http_version)
-        if body is not None and length != CHUNKED:
-            outgoing.headers.append(("content-length", str(length)))
+        body: Body = None
+        if outgoing.length is not None or not http_version.startswith("1"):
+            body, length = await exchange.request_body(outgoing)
+            if body is not None and length != CHUNKED:
+                outgoing.headers.append(("content-length", str(length)))
         patrol.join(exchange)
         response = await forwarder.send(outgoing.method, outgoing.url, outgoing.headers, body, timeout=outgoing.timeout)
         try:
@@ -127,12 +129,10 @@ class _Exchange:
 
     # The browser's body, on its way up
 
-    async def request_body(self, outgoing: Outgoing, http_version: str) -> tuple[Body, int | None]:
+    async def request_body(self, outgoing: Outgoing) -> tuple[Body, int | None]:
         """Return the body as far as it is worth waiting for, and its length."""
         length = outgoing.length
         if length is None:
-            if http_version.startswith("1"):
-                return None, None
             return await self._undeclared_body(outgoing)
         if length == 0:
             return b"", 0
