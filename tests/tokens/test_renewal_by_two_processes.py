@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
 from coatcheck.errors import LoginRequired
-from coatcheck.tokens import Tokens
+from coatcheck.sessions import MemorySessionStore
+from coatcheck.sessions.store import Change
+from coatcheck.tokens import Tokens, UserTokenRequestParameters
 from tests.tokens.scene import CLIENT, LIFETIME, Scene, TableUserTokenStore
+from tests.tokens.token_service import error
 
 
 @pytest.fixture(params=["sessions", "table"])
@@ -67,3 +72,36 @@ async def test_nobody_waits_long_for_another_process_that_is_not_there(scene: Sc
     with pytest.raises(LoginRequired):
         await scene.tokens.user_token(await browser.request())
     assert 0 < sum(scene.pauses) < 2
+
+
+class WrittenToMeanwhile(MemorySessionStore):
+    """Another process takes its turn in the moment before the next write."""
+
+    other: Callable[[], Awaitable[object]] | None = None
+
+    async def update(self, key: bytes, change: Change) -> None:
+        if self.other is not None:
+            other, self.other = self.other, None
+            await other()
+        await super().update(key, change)
+
+
+@pytest.mark.spec("REF-12")
+async def test_invalid_grant_ends_nothing_that_was_written_in_the_very_moment_of_ending_it() -> None:
+    scene = Scene()
+    store = WrittenToMeanwhile(scene.clock)
+    scene.replace_session_store(store)
+    browser = await scene.log_in()
+    scene.clock.forward(LIFETIME)
+    theirs = replace(await browser.stored(), access_token="theirs", refresh_token="theirs", expires_at=None)
+
+    async def other_process() -> None:
+        parameters = UserTokenRequestParameters()
+        await scene.tokens.store.store_token(
+            await browser.request(), theirs, parameters, replaces=await browser.stored()
+        )
+
+    store.other = other_process
+    scene.service.answers.append(error("invalid_grant"))
+    assert await scene.tokens.user_token(await browser.request()) == theirs
+    assert await browser.stored() == theirs

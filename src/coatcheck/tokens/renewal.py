@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import secrets
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
@@ -210,9 +210,12 @@ class Renewer:
     ) -> Outcome:
         if isinstance(error, InvalidGrant):
             latest = await self._renewed_elsewhere(user, parameters, current)
-            if latest is not None:
+            if latest is None:
+                await self._store.clear_token(user, parameters)
+                with suppress(LoginRequired):  # it is cleared, unless somebody wrote in this very moment
+                    latest = await self.stored(user, parameters)
+            if latest is not None and latest.refresh_token != current.refresh_token:
                 return Renewed(parameters, latest)
-            await self._store.clear_token(user, parameters)
         return Refused(parameters, judge(error, issuer=endpoint.client.issuer))
 
     async def _renewed_elsewhere(

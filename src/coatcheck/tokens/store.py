@@ -134,12 +134,22 @@ class SessionUserTokenStore:
         raise StoreUnavailable(f"the tokens of the session were changed {_WRITE_ATTEMPTS} times while writing them")
 
     async def clear_token(self, user: User, parameters: UserTokenRequestParameters) -> None:
-        """See `UserTokenStore.clear_token`. The session remembers that this grant has ended."""
+        """
+        See `UserTokenStore.clear_token`. The session remembers that this grant has ended.
+
+        What somebody else renewed since this handle was read is another grant, and stays.
+        """
         handle = _handle(user)
+        refresh_token: str | None = None
         for attempt in range(_WRITE_ATTEMPTS):
             try:
                 data, version = await handle.tokens(reload=attempt > 0)
                 grants = _read(data)
+                held = grants.get(parameters.client, _Grant()).refresh_token
+                if attempt == 0:
+                    refresh_token = held
+                elif held != refresh_token:
+                    return
                 grants[parameters.client] = _Grant(ended=True)
                 return await handle.replace_tokens(_written(grants), version=version)
             except StaleVersion:
