@@ -8,7 +8,7 @@ import pytest
 
 from coatcheck.errors import LoginRequired, SessionGone, StaleToken, StoreUnavailable
 from coatcheck.tokens import SessionUserTokenStore, TokenState, User, UserToken, UserTokenRequestParameters
-from tests.tokens.scene import Scene
+from tests.tokens.scene import LIFETIME, Scene
 
 DEFAULT = UserTokenRequestParameters()
 ORDERS = UserTokenRequestParameters(scope="orders.read")
@@ -73,6 +73,29 @@ async def test_a_request_with_an_old_copy_can_replace_what_is_stored_now() -> No
     latest = dataclasses.replace(renewed, access_token="latest")
     await STORE.store_token(behind, latest, DEFAULT, replaces=renewed)
     assert await stored(await browser.request()) == latest
+
+
+async def test_a_scope_of_its_own_in_every_request_does_not_fill_the_session() -> None:
+    """Nobody asks for most of these tokens again."""
+    scene = Scene()
+    browser = await scene.log_in()
+    login = await browser.stored()
+    sizes = []
+    for number in range(100):
+        await scene.tokens.user_token(await browser.request(), UserTokenRequestParameters(scope=f"order:{number}"))
+        session = (await browser.request()).session
+        assert session is not None
+        sizes.append(len((await session.tokens())[0]))
+    assert max(sizes[50:]) < 1.1 * max(sizes[:40])
+    newest = await stored(await browser.request(), UserTokenRequestParameters(scope="order:99"))
+    assert newest.access_token
+    assert (await browser.stored()).access_token == login.access_token
+    scene.clock.forward(2 * LIFETIME)
+    await scene.tokens.user_token(await browser.request(), ORDERS)
+    session = (await browser.request()).session
+    assert session is not None
+    assert len((await session.tokens())[0]) < max(sizes) / 5
+    assert (await browser.stored()).access_token == login.access_token
 
 
 async def test_a_login_drops_the_slots_of_the_grant_before_it() -> None:

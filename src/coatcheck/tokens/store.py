@@ -15,6 +15,10 @@ _FORMAT = b"\x01"
 """The first byte of what is stored. A later format begins with another byte."""
 
 _WRITE_ATTEMPTS = 5
+_MOST_SLOTS = 32
+"""Access tokens of one grant in one session, beside that of the login and the newest: each takes a kilobyte or more."""
+_KEPT_AFTER_EXPIRY = 60.0
+"""Seconds: longer than a renewal takes, which looks for the token that it replaces."""
 
 
 class UserTokenStore(Protocol):
@@ -90,8 +94,23 @@ class _Grant:
 
     def with_token(self, slot_name: str, token: UserToken) -> _Grant:
         slot = _Slot(token.access_token, token.token_type, token.issued_at, token.expires_at, token.scope)
-        slots = {**self.slots, slot_name: slot} if token.access_token else self.slots
+        slots = {**self._worth_keeping(token.issued_at), slot_name: slot} if token.access_token else self.slots
         return _Grant(token.refresh_token, token.id_token, token.dpop_key, slots)
+
+    def _worth_keeping(self, now: float) -> dict[str, _Slot]:
+        """
+        Leave out access tokens that nobody asks for any more; whoever does gets a new one by the refresh token.
+
+        An application may ask for a scope of its own in each request. The token of the login stays: it says what was
+        granted.
+        """
+        if self.refresh_token is None:
+            return self.slots
+        others = [
+            name for name, slot in self.slots.items() if name and (slot.expires_at or now) + _KEPT_AFTER_EXPIRY >= now
+        ]
+        newest = sorted(others, key=lambda name: self.slots[name].issued_at)[-_MOST_SLOTS:]
+        return {name: slot for name, slot in self.slots.items() if not name or name in newest}
 
 
 _Grants = dict[str, _Grant]
