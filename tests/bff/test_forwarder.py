@@ -23,8 +23,8 @@ from coatcheck.errors import ConfigurationError
 from tests.bff.certificates import make_certificates
 from tests.bff.raw_upstream import OK, Seen, raw_upstream
 
-SECOND = timedelta(seconds=1)
-SHORT = timedelta(milliseconds=100)
+SECOND = timedelta(seconds=5)
+SHORT = timedelta(milliseconds=300)
 
 
 async def send(

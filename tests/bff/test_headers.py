@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coatcheck.bff.headers import CHUNKED, HeaderRefused, RequestHeaderFilter, RequestHeaders, response_headers
+from coatcheck.bff.headers import (
+    CHUNKED,
+    HeaderRefused,
+    RequestHeaderFilter,
+    RequestHeaders,
+    _response_fate,
+    response_headers,
+)
 
 Line = tuple[bytes, bytes]
 
@@ -169,7 +176,16 @@ def test_a_flood_of_invented_names_is_not_remembered() -> None:
     assert len(take._fate) <= 1024
 
 
+def test_a_flood_of_long_names_takes_no_memory() -> None:
+    take = RequestHeaderFilter(csrf_header=b"x-csrf")
+    for number in range(1000):
+        take([(b"x-%d-" % number + b"a" * 30_000, b"1")])
+        response_headers([(f"x-{number}-" + "a" * 30_000, "1")], status=200, personal=False)
+    assert sum(map(len, take._fate)) + sum(map(len, _response_fate)) < 256 * 1024
+
+
 @pytest.mark.spec("PRX-10", "PRX-12")
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.binary(min_size=1, max_size=12), st.binary(max_size=8)), max_size=6))
 def test_whatever_comes_in_only_plain_names_go_out(lines: list[Line]) -> None:
     try:
@@ -268,3 +284,10 @@ def test_an_answer_without_a_body_has_no_length(status: int, length: int | None)
     headers, known = response_headers([("content-length", "12")], status=status, personal=True)
     assert known == length
     assert values(headers, b"content-length") == ([b"12"] if length else [])
+
+
+@pytest.mark.spec("PRX-15")
+@pytest.mark.parametrize("text", ["12", "12, 12", "12,12", " 12", "012"])
+def test_a_length_that_was_said_twice_is_said_once(text: str) -> None:
+    headers, known = response_headers([("content-length", text)], status=200, personal=True)
+    assert (known, values(headers, b"content-length")) == (12, [b"12"])

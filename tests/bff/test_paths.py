@@ -6,7 +6,7 @@ import re
 from urllib.parse import urlsplit
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyreqwest.http import Url
 
@@ -129,12 +129,14 @@ def test_each_encoded_byte_that_need_not_be_encoded_is_refused_and_no_other() ->
 
 
 @pytest.mark.spec("PRX-02")
+@settings(deadline=None)
 @given(st.binary(max_size=24).map(lambda tail: b"/" + tail))
 def test_no_url_parser_changes_an_accepted_path(path: bytes) -> None:
     _assert_parsers_agree(path)
 
 
 @pytest.mark.spec("PRX-02", "PRX-03")
+@settings(deadline=None)
 @given(
     st.lists(
         st.sampled_from([*TRICKS, " ", "\t", "\n"]),
@@ -155,6 +157,7 @@ def _assert_parsers_agree(path: bytes) -> None:
 
 
 @pytest.mark.spec("PRX-35")
+@settings(deadline=None)
 @given(st.binary(max_size=24))
 def test_no_url_parser_changes_an_accepted_query(query: bytes) -> None:
     if forwardable_query(query):

@@ -145,7 +145,7 @@ async def test_an_event_arrives_within_milliseconds(server: ServerName) -> None:
             delays.append(time.perf_counter() - sent_at[-1])
         writer.close()
         await writer.wait_closed()
-        assert sorted(delays)[5] < 0.05, delays
+        assert sorted(delays)[5] < 0.25, delays  # milliseconds on a quiet machine; held back, it would never come
 
 
 @pytest.mark.spec("PRX-27")
