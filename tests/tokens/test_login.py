@@ -171,6 +171,19 @@ async def test_a_logout_during_a_renewal_revokes_what_comes_of_it() -> None:
     assert scene.service.revoked == [renewed.refresh_token]
 
 
+async def test_a_logout_with_an_old_cookie_revokes_what_it_was_renewed_to() -> None:
+    """The responses with the newer cookies never reached the browser."""
+    scene = Scene(cookies=True)
+    browser = await scene.log_in()
+    renewed = []
+    for _ in range(3):
+        scene.clock.forward(LIFETIME)
+        renewed.append(await scene.tokens.user_token(await browser.request()))
+    await scene.tokens.revoke(await browser.request())
+    assert scene.service.refreshes == 3
+    assert scene.service.revoked == [renewed[-1].refresh_token]
+
+
 async def test_a_logout_does_not_wait_long_for_a_renewal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coordinator, "_SETTLING_SECONDS", 0.0)
     scene = Scene()

@@ -97,7 +97,7 @@ class RenewalCoordinator:
                 while (grant := self._grant(parameters, token)) in self._flights:
                     await self._flights.landed(grant)
                     token = await self._renewer.stored(user, parameters)
-        return token
+        return self._renewer.latest(parameters.client, token)
 
     async def drain(self) -> None:
         """Wait for the renewals under way; call it before the HTTP client is closed."""

@@ -36,6 +36,8 @@ Checkpoints = Callable[[str], Awaitable[None]]
 _UNWRITTEN = 24 * 3600.0
 """Seconds for which tokens that could not be written are kept for the next attempt, where no session says how long."""
 _WRITE_PAUSES = (0.05, 0.2, 0.75)
+_MOST_GENERATIONS = 100
+"""Renewals that an old cookie may be behind."""
 _REREAD_PAUSES = (0.0, 0.1, 0.4, 1.0)
 """Seconds before each look at the store after `invalid_grant`."""
 
@@ -150,6 +152,15 @@ class Renewer:
             raise LoginRequired("the session ended meanwhile", code="session_ended") from error
         if token is None:
             raise LoginRequired("no token is stored for this user any more", code="login_required")
+        return token
+
+    def latest(self, client: str, token: UserToken) -> UserToken:
+        """Return what *token* was renewed to, as far as is known here: the cookie that brought it may be an old one."""
+        for _ in range(_MOST_GENERATIONS):
+            known = self._successors.get(self.grant_key(client, token.refresh_token or ""), now=self._clock.monotonic())
+            if known is None or known.token.refresh_token == token.refresh_token:
+                break
+            token = known.token
         return token
 
     def _is_newer(self, current: UserToken, seen: UserToken, parameters: UserTokenRequestParameters) -> bool:
