@@ -143,7 +143,11 @@ RELAYED_CHALLENGES = ("bearer", "dpop")
 _NAME = re.compile(rb"[a-z0-9-]+")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _MAX_REMEMBERED = 1024
-"""Names whose fate is remembered. Enough for every honest one; a flood of invented ones is decided each time anew."""
+_LONGEST_REMEMBERED = 64
+"""
+Names whose fate is remembered, and how long they may be. Enough for every honest one; a flood of invented ones is
+decided each time anew. Servers let names of 64 KB pass: remembered, a thousand of them would be 64 MB for each route.
+"""
 
 CHUNKED = -1
 """Stands for a body whose length nobody knows yet."""
@@ -206,7 +210,7 @@ class RequestHeaderFilter:
             or text.startswith(SPOOFABLE_PREFIXES)
         )
         fate = None if dropped else text
-        if len(self._fate) < _MAX_REMEMBERED:
+        if len(self._fate) < _MAX_REMEMBERED and len(name) <= _LONGEST_REMEMBERED:
             self._fate[name] = fate
         return fate
 
@@ -273,8 +277,9 @@ def response_headers(
         elif name == "content-length":
             # Neither has a body, and servers disagree on what a length would mean (RFC 9110 section 8.6).
             if status != 204 and status != 304:
-                kept.append((b"content-length", value.encode("latin-1")))
-                length = int(value)
+                # "2, 2" is valid and means 2; the HTTP client has refused what differs (RFC 9110 section 8.6).
+                length = int(value.rpartition(",")[2])
+                kept.append((b"content-length", b"%d" % length))
         elif name == "connection":
             connection = f"{connection},{value}"
     if connection:
@@ -290,7 +295,7 @@ def _decide_response(name: str) -> bytes | None:
     special = name in ("cache-control", "www-authenticate", "content-length")
     dropped = special or name in RESPONSE_DROPPED or name.startswith(RESPONSE_DROPPED_PREFIXES)
     fate = None if dropped else name.encode("latin-1")
-    if len(_response_fate) < _MAX_REMEMBERED:
+    if len(_response_fate) < _MAX_REMEMBERED and len(name) <= _LONGEST_REMEMBERED:
         _response_fate[name] = fate
     return fate
 

@@ -233,7 +233,7 @@ class _Exchange:
         set_cookies: Callable[[], list[bytes]],
     ) -> None:
         status = response.status
-        if status < 200:
+        if not 200 <= status <= 599:
             raise UpstreamProtocolError(f"the status {status}, which this request cannot lead to")
         headers, length = response_headers(response.headers(), status=status, personal=personal)
         headers += [(b"set-cookie", value) for value in set_cookies()]
