@@ -375,6 +375,21 @@ WRONG: dict[str, tuple[str, str, str]] = {
         'has no meaning with token = "user"',
     ),
     "no frontend folder": (WHOLE.replace('"dist"', '"dits"'), "frontend.static: ", "there is no folder"),
+    "frontend beside this file": (
+        WHOLE.replace('"dist"', '"."'),
+        "frontend.static: ",
+        "all that is in there is public",
+    ),
+    "frontend above this file": (
+        WHOLE.replace('"dist"', '".."'),
+        "frontend.static: ",
+        "all that is in there is public",
+    ),
+    "sessions among the frontend's files": (
+        WHOLE.replace("sqlite:///var/lib/coatcheck/sessions.db", "sqlite://dist/sessions.db"),
+        "frontend.static: ",
+        "all that is in there is public",
+    ),
     "no fallback page": (WHOLE + 'fallback = "home.html"\n', "frontend.fallback: ", "there is no file"),
 }
 
@@ -393,6 +408,28 @@ def test_what_is_wrong_is_said_in_one_line_that_names_the_setting(folder: Path, 
     assert "\n" not in problem
     assert "hush" not in problem
     assert KEY not in problem
+
+
+@pytest.mark.spec("LOG-02")
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("sqlite:///var/lib/coatcheck/sessions.db", "mysql://user:hunter2@db/x"),
+        ("sqlite:///var/lib/coatcheck/sessions.db", "postgresql+asyncpg://user:hunt/er2?hunter2@db/x"),
+        ("sqlite:///var/lib/coatcheck/sessions.db", "redis-cluster://db?password=hunter2"),
+        ("https://orders.internal/v1", "https://user:hunter2@orders.internal"),
+        ("https://orders.internal/v1", "http://user:hunter2@orders.internal"),
+        ("https://orders.internal/v1", "https://user:hunter2@orders.internal:port"),
+        ("https://orders.internal/v1", "https://user:hünter2@orders.internal"),
+        ("https://orders.internal/v1", "orders.internal?key=hunter2"),
+        ("https://orders.internal/v1", "https://orders.internal/?key=hunter2"),
+        ("https://idp.example.com", "http://user:hunter2@idp.example.com"),
+    ],
+)
+def test_a_password_in_a_url_is_not_repeated(folder: Path, right: str, wrong: str) -> None:
+    assert right in WHOLE
+    (problem,) = problems(folder, WHOLE.replace(right, wrong, 1))
+    assert not any(secret in problem for secret in ("hunter2", "hünter2", "er2"))
 
 
 def test_all_problems_are_told_at_once(folder: Path) -> None:

@@ -12,7 +12,7 @@ from coatcheck.config.explain import prefixed
 from coatcheck.config.words import APIWords, FrontendWords, ServerWords, SessionsWords
 from coatcheck.errors import ConfigurationError
 from coatcheck.oauth.client import Client
-from coatcheck.oauth.url import check_url
+from coatcheck.oauth.url import check_url, shown
 from coatcheck.tokens.values import TokenType
 
 RESERVED_PATHS = ("/bff", "/healthz", "/readyz")
@@ -91,7 +91,7 @@ def _check_store_url(store: str) -> None:
     if scheme in ("postgresql", "postgres", "redis", "rediss", "valkey"):
         raise ConfigurationError(f"this version has no store for {scheme} yet: {known}", path="sessions.store")
     if scheme != "sqlite" or not separator or not path.strip("/"):
-        raise ConfigurationError(f"unknown store {store!r}: {known}", path="sessions.store")
+        raise ConfigurationError(f"unknown store {shown(store)!r}: {known}", path="sessions.store")
     if path.startswith("/") and path.count("/") == 1:
         # Other libraries read three slashes as a relative path; nobody wants a database beside /etc and /usr.
         message = f"{path} is in the root of the file system: write sqlite:/{path} for a file beside this one"
@@ -117,9 +117,22 @@ def _check_frontend(config: GatewayConfig) -> None:
     if not static.is_dir():
         message = f"there is no folder {static}: build the frontend, or correct the path"
         raise ConfigurationError(message, path="frontend.static")
+    _check_nothing_private_in(static.resolve(), config)
     if not (static / config.frontend.fallback).is_file():
         message = f"there is no file {static / config.frontend.fallback}: build the frontend, or correct the name"
         raise ConfigurationError(message, path="frontend.fallback")
+
+
+def _check_nothing_private_in(static: Path, config: GatewayConfig) -> None:
+    """Anybody may fetch what lies in the frontend's folder: not this file's neighbours, and not the sessions."""
+    store = config.sessions.store or ""
+    private = [config.folder]
+    if store.startswith("sqlite://"):
+        private.append(config.folder / store.removeprefix("sqlite://"))
+    for path in private:
+        if path.resolve().is_relative_to(static):
+            message = f"{path} lies in {static}, and all that is in there is public: name the folder of built files"
+            raise ConfigurationError(message, path="frontend.static")
 
 
 def _check_api(api: APIWords, routes: RouteTable[None], *, clients: Mapping[str, Client]) -> None:
