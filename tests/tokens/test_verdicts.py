@@ -63,7 +63,9 @@ def test_the_message_names_the_issuer_the_error_and_the_remedy() -> None:
 
 
 def test_retry_after_reaches_the_caller() -> None:
-    error = judge(TransportError("busy", sent=True, retry_after=timedelta(seconds=7)), issuer="i").error(client="default")
+    error = judge(TransportError("busy", sent=True, retry_after=timedelta(seconds=7)), issuer="i").error(
+        client="default"
+    )
     assert isinstance(error, TokenUnavailable)
     assert error.retry_after == timedelta(seconds=7)
 
