@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import threading
 from functools import partial
@@ -255,3 +256,14 @@ async def test_waiting_for_a_flight_to_land_hears_nothing_of_its_end() -> None:
     go_on.set()
     await waiting
     assert "key" not in flights
+
+
+@pytest.mark.spec("SES-08")
+async def test_a_flight_sees_nothing_of_the_request_that_started_it() -> None:
+    request: contextvars.ContextVar[str] = contextvars.ContextVar("request", default="none")
+
+    async def look() -> str:
+        return request.get()
+
+    request.set("the first caller's")
+    assert await SingleFlight[str, str]().join("key", look) == "none"

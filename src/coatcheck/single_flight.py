@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Hashable
+from contextvars import Context
 from typing import Any, Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -16,7 +17,8 @@ class SingleFlight(Generic[K, V]):
 
     The task belongs to nobody who waits: a caller that is cancelled (its browser left, its time-out passed) leaves
     alone, while the work goes on for the others and for whatever it writes down. An exception reaches every waiter.
-    Nothing is remembered once the work is done, so memory is bounded by the work under way.
+    Nothing is remembered once the work is done, so memory is bounded by the work under way. It starts with empty context
+    variables: what belongs to one request (a database session, a trace) must not serve, or outlive it for, the others.
 
     Flights of different event loops never meet: an object may be shared between loops and threads, each joins its own.
     """
@@ -51,7 +53,7 @@ class SingleFlight(Generic[K, V]):
         loop = asyncio.get_running_loop()
         flight = self._flights.get((loop, key))
         if flight is None or flight.done():
-            flight = loop.create_task(make())
+            flight = loop.create_task(make(), context=Context())
             # The table also is the strong reference without which the loop may lose a task.
             self._flights[loop, key] = flight
             flight.add_done_callback(lambda task: self._landed((loop, key), task))

@@ -169,8 +169,9 @@ class CachedAccessTokenRetriever:
     """
     Remembers the tokens of an expensive retriever, each until it expires, at most *max_entries* of them.
 
-    Equal calls that arrive together wait for one answer. Errors are never remembered. Override `cache_key` when the
-    inner retriever looks at more than the key holds, for instance at `context.path`.
+    Equal calls that arrive together wait for one answer, found outside of any request: the *context* is there, context
+    variables are not. Errors are never remembered. Override `cache_key` when the inner retriever looks at more than the
+    key holds, for instance at `context.path`.
 
     The token that an inner exchange starts from is not part of the key: it is the session's, a session belongs to one
     user, and a renewed subject token yields no other answer. A session that has ended cannot ask any more.
