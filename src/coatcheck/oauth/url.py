@@ -26,7 +26,7 @@ def check_url(url: str, *, query: bool = False, loopback_http: bool = True) -> N
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
-    except ValueError as error:
+    except ValueError:
         raise ValueError(f"is {shown(url)!r}, which is not a URL") from None
     if not host or not url.startswith(("https://", "http://")):
         raise ValueError(f"is {shown(url)!r}: expected https://HOST/...")
