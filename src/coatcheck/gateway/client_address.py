@@ -24,7 +24,7 @@ class ClientAddress:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = scope.get("client")
-        if client and self._trusts(client[0]):
+        if client and self._trusts(_address(client[0]) or client[0]):
             forwarded = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
             address = self._client_of(forwarded.decode("latin-1"))
             if address is not None:
@@ -37,10 +37,24 @@ class ClientAddress:
     def _client_of(self, forwarded: str) -> str | None:
         """The last address in the header that is not a trusted proxy's; None when there is none, or nonsense."""
         for part in reversed(forwarded.split(",")):
-            try:
-                address = str(ipaddress.ip_address(part.strip().removeprefix("[").removesuffix("]")))
-            except ValueError:
-                return None
-            if not self._trusts(address):
+            address = _address(part.strip().removeprefix("[").removesuffix("]"))
+            if address is None or not self._trusts(address):
                 return address
         return None
+
+
+def _address(text: str) -> str | None:
+    """
+    An IP address in its usual spelling, or None if *text* is none.
+
+    On a socket for both families an IPv4 peer is `::ffff:10.0.0.1`. A zone (`fe80::1%...`) may hold any text at all.
+    """
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.scope_id is not None:
+            return None
+        address = address.ipv4_mapped or address
+    return str(address)
