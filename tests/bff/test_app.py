@@ -96,6 +96,8 @@ def test_a_public_url_that_cannot_carry_redirect_uris_stops_the_start(public_url
         ({"save_tokens": False}, "save_tokens", "events"),
         ({"path_prefix": "bff"}, "path_prefix", "/bff"),
         ({"path_prefix": "/"}, "path_prefix", "/bff"),
+        ({"public_url": PUBLIC + "/bff"}, "public_url", "choose another"),
+        ({"public_url": PUBLIC + "/shop", "path_prefix": "/shop/bff"}, "public_url", "without it"),
         ({"csrf_header": ("X CSRF", "1")}, "csrf_header", "header"),
         ({"csrf_header": ("X-CSRF", "")}, "csrf_header", "plain"),
         ({"anonymous_user_status": 204}, "anonymous_user_status", "401"),
@@ -141,6 +143,15 @@ def test_a_route_that_cannot_work_stops_the_start(path: str, options: dict[str, 
     given = {"url": "https://orders.example", **options}
     with pytest.raises(ConfigurationError):
         build().remote_api(path, given.pop("url"), **given)
+
+
+@pytest.mark.spec("PRX-02")
+@pytest.mark.parametrize("path", ["/shop", "/shop/api"])
+def test_a_route_that_a_proxy_would_uncover_for_another_stops_the_start(path: str) -> None:
+    # Behind a proxy that takes /shop off, /shop/shop/api would arrive as /shop/api, and be looked up as /api.
+    with pytest.raises(ConfigurationError, match=r"^path: .* begins with the path of public_url"):
+        build(public_url=PUBLIC + "/shop").remote_api(path, "https://orders.example")
+    build(public_url=PUBLIC + "/shop").remote_api("/shopping", "https://orders.example")
 
 
 def test_a_route_is_given_once() -> None:

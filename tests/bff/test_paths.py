@@ -53,6 +53,8 @@ def test_an_honest_path_is_taken_as_it_stands(path: bytes) -> None:
         b"/api/..;/admin",
         b"/api/.;x=1/admin",
         b"/api/..;x/admin",
+        b"/api/..%3b/admin",
+        b"/api/.%3Bx/admin",
         b"/api/%252e%252e/admin",
         b"/api/%25252e/admin",
         b"/api/..%5cadmin",

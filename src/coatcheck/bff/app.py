@@ -22,7 +22,7 @@ from coatcheck.bff.middleware import ANSWERED_ERRORS, BFFMiddleware, Desk, Endpo
 from coatcheck.bff.paths import RouteTable
 from coatcheck.bff.problems import logger
 from coatcheck.bff.proxy import RemoteAPI
-from coatcheck.bff.public_url import parse_public_url
+from coatcheck.bff.public_url import PublicURL, parse_public_url
 from coatcheck.bff.settings import Settings
 from coatcheck.bff.storage import make_sessions
 from coatcheck.bff.transactions import LoginAttempts
@@ -197,6 +197,7 @@ class BFF:
         prefix = self._settings.endpoints
         if path == prefix or path.startswith(prefix + "/"):
             raise ConfigurationError(f"{path!r} lies among our own endpoints: choose a path outside {prefix}/")
+        _check_visible(path, self._settings.public_url, at="path")
         self.tokens.authorization_server(client)
         parameters = UserTokenRequestParameters(client=client, scope=scope, resource=tuple(resource))
         api = RemoteAPI(
@@ -239,6 +240,15 @@ class BFF:
         await self._forwarder.aclose()
 
 
+def _check_visible(path: str, public_url: PublicURL, *, at: str) -> None:
+    if public_url.hides(path):
+        raise ConfigurationError(
+            f"{path!r} begins with the path of public_url, {public_url.path}, which is taken off every request: "
+            "write the path without it, or choose another one",
+            path=at,
+        )
+
+
 def _teach_errors(app: object) -> None:
     """
     Tell an application of Starlette's kind what to answer for our errors.
@@ -278,6 +288,7 @@ def _settings(
         )
     if _PREFIX.fullmatch(path_prefix) is None:
         raise ConfigurationError(f"{path_prefix!r} is not a path of plain segments such as /bff", path="path_prefix")
+    _check_visible(path_prefix, url, at="public_url")
     if anonymous_user_status not in (401, 200):
         raise ConfigurationError(f"{anonymous_user_status} is neither 401 nor 200", path="anonymous_user_status")
     name, value = csrf_header

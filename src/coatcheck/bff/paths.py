@@ -22,7 +22,7 @@ _SECOND_READING = re.compile(
     rb"""
     [^!$%&'()*+,\-./0-9:;=@A-Z\[\]^_a-z|~]      # rewritten or cut by the URL parser: \ # ? " < > ` { }, non-ASCII
     | //                                        # an empty segment: collapsed by some servers, a host for others
-    | /\.{1,2}(?=[/;]|$)                        # dot segments, also as "..;", which some servers cut to ".."
+    | /\.{1,2}(?=[/;]|%3[Bb]|$)                 # dot segments, also as "..;", which some servers cut to ".."
     | %(?![0-9A-Fa-f]{2})                       # not an encoded byte
     | %[01][0-9A-Fa-f] | %7[Ff]                 # encoded control characters
     | %2[Ff] | %5[Cc]                           # encoded separators

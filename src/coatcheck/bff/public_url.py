@@ -35,6 +35,10 @@ class PublicURL:
         """The whole URL of *path*, which starts with `/` inside the application."""
         return self.origin + self.path + path
 
+    def hides(self, path: str) -> bool:
+        """Whether a route at *path* would never be found behind a proxy that takes our own path off by itself."""
+        return bool(self.path) and (path == self.path or path.startswith(self.path + "/"))
+
     def strip(self, path: str) -> str:
         """Take our own path off *path* if it is there; a proxy in front may have done so already."""
         if not self.path:

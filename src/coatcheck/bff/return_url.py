@@ -35,7 +35,7 @@ def checked_return_url(text: str, *, public_url: PublicURL, endpoints: str = "/b
     for level in _decodings(path):
         if level is None or _AMBIGUOUS.search(level) or _FORBIDDEN_DECODED.search(level):
             return None
-        if _is_endpoint(public_url.strip(level), endpoints) or _is_endpoint(level, endpoints):
+        if any(_is_endpoint(inside, endpoints) for inside in _inside(level, public_url)):
             return None
     rest = next(iter(_decodings(url[len(path) :])))
     if rest is None or _FORBIDDEN_DECODED.search(rest):
@@ -56,6 +56,14 @@ def _decodings(text: str) -> Iterator[str | None]:
             return
         text = decoded
     yield None
+
+
+def _inside(path: str, public_url: PublicURL) -> Iterator[str]:
+    """Yield *path* without our own path in front of it, as often as it is there: a proxy may take one more off."""
+    yield path
+    while (inside := public_url.strip(path)) != path:
+        path = inside
+        yield path
 
 
 def _is_endpoint(path: str, endpoints: str) -> bool:
