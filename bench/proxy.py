@@ -46,7 +46,7 @@ REQUEST = (
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One candidate in one round."""
+    """One candidate in one round. *idle_mb* is what its processes hold when the load is over (PSS)."""
 
     cpu_us: float
     load: Load
@@ -61,11 +61,11 @@ def measure(name: str, *, seconds: float) -> Measured:
         with _process(SERVER_CORE, "bench.candidates", own, name, own, url, folder) as pid:
             cookie = Path(folder, "cookie")
             request = REQUEST % (b"; " + cookie.read_bytes() if cookie.exists() else b"")
-            idle = sum(_pss(process) for process in _tree(pid)) / 1024
             _load(own, request, seconds=1.0)
             before = _cpu(pid)
             load = _load(own, request, seconds=seconds)
             cpu = _cpu(pid) - before
+            idle = sum(_pss(process) for process in _tree(pid)) / 1024
     assert load.wrong == 0, f"{name}: {load.wrong} of {load.requests} answers were wrong"
     return Measured(cpu / load.requests * 1e6, load, idle)
 
