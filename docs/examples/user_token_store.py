@@ -31,19 +31,20 @@ class TableUserTokenStore:
     ) -> None:
         """Store *token* only if *replaces* (None at login) is still what is stored; else raise StaleToken."""
         key = (user.iss, user.sub, parameters.client)
-        if replaces is None:
-            self.database.execute("INSERT OR REPLACE INTO user_token VALUES (?, ?, ?, ?)", (*key, _bytes(token)))
-        else:
+        with self.database:  # one transaction, which ends in any case: an open one would lock the others out
+            if replaces is None:
+                self.database.execute("INSERT OR REPLACE INTO user_token VALUES (?, ?, ?, ?)", (*key, _bytes(token)))
+                return
             update = "UPDATE user_token SET token = ? WHERE iss = ? AND sub = ? AND client = ? AND token = ?"
             if self.database.execute(update, (_bytes(token), *key, _bytes(replaces))).rowcount == 0:
                 raise StaleToken("another token is stored by now")
-        self.database.commit()
 
     async def clear_token(self, user: User, parameters: UserTokenRequestParameters) -> None:
-        self.database.execute(
-            "DELETE FROM user_token WHERE iss = ? AND sub = ? AND client = ?", (user.iss, user.sub, parameters.client)
-        )
-        self.database.commit()
+        with self.database:
+            self.database.execute(
+                "DELETE FROM user_token WHERE iss = ? AND sub = ? AND client = ?",
+                (user.iss, user.sub, parameters.client),
+            )
 
 
 def _bytes(token: UserToken) -> bytes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -12,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from coatcheck import UserTokenStore
+from coatcheck.testing.token_stores import check_user_token_store
 from tests.rig.control_plane import RegisteredClient, fingerprint
 from tests.rig.echo_api import EchoAPI
 from tests.rig.oidc_provider import OIDCProvider
@@ -113,6 +117,25 @@ def test_user_token_store(oidc_provider, tmp_path: Path):
         assert agent.fetch("/api/orders").status_code == 200
         assert bearer(api) != first
         assert bearer(api).encode() in (tmp_path / "tokens.db").read_bytes()
+
+
+async def test_user_token_store_keeps_the_rules_between_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each opener has a connection of its own, as each worker has: what one leaves open would lock the others out."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"ISSUER": "https://idp.example.com", "CLIENT_SECRET": "x", "ORDERS_URL": "https://api"}.items():
+        monkeypatch.setenv(name, value)
+    store = runpy.run_path(str(EXAMPLES / "user_token_store.py"))["TableUserTokenStore"]
+    connections: list[sqlite3.Connection] = []
+
+    def open_store() -> UserTokenStore:
+        connections.append(sqlite3.connect(tmp_path / "shared.db", timeout=0))
+        return store(connections[-1])
+
+    try:
+        await check_user_token_store(open_store)
+    finally:
+        for connection in connections:
+            connection.close()
 
 
 def test_back_channel_client(oidc_provider, tmp_path: Path):
