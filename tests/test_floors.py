@@ -1,7 +1,7 @@
 """
 The house keeps its shape: arrows only go down, there are no circles, and each library of others has one home.
 
-    errors, clock, codec, telemetry     floor 0
+    errors, base64url, clock, codec, telemetry    floor 0
     oauth                               the protocol, pure
     single_flight, transport, provider, sessions
     tokens                              which token may this request carry
@@ -24,6 +24,7 @@ from tests.house import PACKAGE, Arrow, arrows, module_files, parse
 
 FLOORS = [
     ["errors"],
+    ["base64url"],
     ["clock"],
     ["codec"],
     ["telemetry"],

@@ -17,8 +17,8 @@ class SingleFlight(Generic[K, V]):
 
     The task belongs to nobody who waits: a caller that is cancelled (its browser left, its time-out passed) leaves
     alone, while the work goes on for the others and for whatever it writes down. An exception reaches every waiter.
-    Nothing is remembered once the work is done, so memory is bounded by the work under way. It starts with empty context
-    variables: what belongs to one request (a database session, a trace) must not serve, or outlive it for, the others.
+    Nothing is remembered once the work is done, so memory is bounded by the work under way. It starts with empty
+    context variables: what belongs to one request (a database session, a trace) must not serve the others.
 
     Flights of different event loops never meet: an object may be shared between loops and threads, each joins its own.
     """

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coatcheck import base64url
 from coatcheck.errors import CookieTooLarge, SessionGone, StaleVersion
 from coatcheck.sessions import (
     CookieSessions,
     KeyRing,
     MemorySessionStore,
     ServerSideSessions,
-    base64url,
     new_key,
     parse_cookies,
 )

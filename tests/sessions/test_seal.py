@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import coatcheck
+from coatcheck import base64url
 from coatcheck.errors import ConfigurationError, SealBroken, UnknownSealKey
-from coatcheck.sessions import KeyRing, base64url, new_key, seal
+from coatcheck.sessions import KeyRing, new_key, seal
 from coatcheck.sessions.seal import framed
 from tests.sessions.samples import KEY, RING
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from coatcheck import base64url
 from coatcheck.errors import (
     SessionGone,
     StoreUnavailable,
@@ -16,7 +17,6 @@ from coatcheck.sessions import (
     CookieSessions,
     MemorySessionStore,
     SessionRow,
-    base64url,
     parse_cookies,
 )
 from tests.sessions.samples import (

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from coatcheck import base64url
 from coatcheck.errors import (
     SessionGone,
     UnknownSealKey,
@@ -16,7 +17,6 @@ from coatcheck.sessions import (
     MemorySessionStore,
     ReplacePart,
     ServerSideSessions,
-    base64url,
     new_key,
     parse_cookies,
 )

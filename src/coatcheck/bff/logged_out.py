@@ -5,14 +5,13 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
-from coatcheck import codec
+from coatcheck import base64url, codec
 from coatcheck.bff.answers import Answer, redirect
 from coatcheck.bff.current import CurrentRequest
 from coatcheck.bff.once import UsedOnce
 from coatcheck.bff.return_url import checked_return_url
 from coatcheck.bff.settings import Settings
 from coatcheck.errors import SealBroken, UnknownSealKey
-from coatcheck.sessions import base64url
 from coatcheck.sessions.seal import KeyRing
 
 RETURN_LIFETIME = 15 * 60.0

@@ -6,6 +6,7 @@ import asyncio
 import hmac
 from urllib.parse import urlencode
 
+from coatcheck import base64url
 from coatcheck.bff.answers import Answer, redirect
 from coatcheck.bff.current import CurrentRequest, user_of
 from coatcheck.bff.diagnosis import Diagnosis
@@ -17,7 +18,6 @@ from coatcheck.bff.return_url import checked_return_url
 from coatcheck.bff.settings import Settings
 from coatcheck.errors import CoatcheckError, StoreUnavailable, UnknownSealKey
 from coatcheck.oauth.logout import end_session_url
-from coatcheck.sessions import base64url
 from coatcheck.sessions.seal import KeyRing
 from coatcheck.sessions.sessions import SessionHandle, Sessions
 from coatcheck.tokens.manager import Tokens

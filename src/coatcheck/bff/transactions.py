@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Literal
 
-from coatcheck import codec
+from coatcheck import base64url, codec
 from coatcheck.bff.once import UsedOnce
 from coatcheck.errors import SealBroken, UnknownSealKey
 from coatcheck.oauth.authorize import AuthorizationTransaction
-from coatcheck.sessions import base64url
 from coatcheck.sessions.cookie import CookiePolicy, Cookies, delete_cookie, set_cookie
 from coatcheck.sessions.seal import KeyRing
 

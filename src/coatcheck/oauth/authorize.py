@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
 import re
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 from urllib.parse import parse_qsl, urlencode
 
+from coatcheck import base64url
 from coatcheck.errors import ConfigurationError, InvalidAuthorizationResponse, InvalidMetadata, OAuthError
 from coatcheck.oauth.client import PROTECTED_AUTHORIZATION_PARAMS, Client, check_scope
 from coatcheck.oauth.error_response import readable
@@ -118,9 +118,9 @@ def new_transaction(
         client=name,
         client_id=client.client_id,
         redirect_uri=redirect_uri,
-        state=_base64url(token_bytes(32)),
-        nonce=_base64url(token_bytes(32)),
-        code_verifier=_base64url(token_bytes(32)),
+        state=base64url.encode(token_bytes(32)),
+        nonce=base64url.encode(token_bytes(32)),
+        code_verifier=base64url.encode(token_bytes(32)),
         created_at=now,
         return_url=return_url,
         ticket_hash=ticket_hash,
@@ -183,7 +183,7 @@ def authorization_url(
 
 def code_challenge(code_verifier: str) -> str:
     """Return the S256 challenge of a verifier (RFC 7636 4.2)."""
-    return _base64url(hashlib.sha256(code_verifier.encode("ascii")).digest())
+    return base64url.encode(hashlib.sha256(code_verifier.encode("ascii")).digest())
 
 
 def read_authorization_response(
@@ -283,7 +283,3 @@ def _authorization_error(error: str, description: str | None) -> OAuthError:
     if error in AUTHORIZATION_ERRORS:
         return OAuthError(error, readable(description))
     return OAuthError(UNKNOWN_ERROR, readable(f"the authorization server sent the unregistered error {error!r}"))
-
-
-def _base64url(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Protocol
 
+from coatcheck import base64url
 from coatcheck.errors import ConfigurationError
 from coatcheck.oauth.jwt import sign_jwt, signing_key
 
@@ -79,7 +79,7 @@ class PrivateKeyJWT:
             "aud": self.audience or issuer,
             "iat": issued_at,
             "exp": issued_at + int(self.lifetime.total_seconds()),
-            "jti": base64.urlsafe_b64encode(token_bytes(24)).decode("ascii"),
+            "jti": base64url.encode(token_bytes(24)),
         }
         header = {"alg": self.alg, "kid": self.kid, "typ": "JWT"}
         return ClientAssertion(sign_jwt(header, claims, self.key_pem))

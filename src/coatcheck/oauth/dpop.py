@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import secrets
 from functools import lru_cache
@@ -12,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from coatcheck import codec
+from coatcheck import base64url, codec
 
 _ES256 = ec.ECDSA(SHA256())
 _SIZE = 32
@@ -37,9 +36,9 @@ class DPoPKey:
             raise ValueError(f"a DPoP key is on curve P-256, not {private_key.curve.name}")
         self._private_key = private_key
         jwk = _public_jwk(private_key)
-        self._header = _base64url(codec.encode({"typ": "dpop+jwt", "alg": "ES256", "jwk": jwk}))
+        self._header = base64url.encode(codec.encode({"typ": "dpop+jwt", "alg": "ES256", "jwk": jwk}))
         # RFC 7638 3: the required members in the order of their names, without white space.
-        self.jkt = _base64url(hashlib.sha256(codec.encode(dict(sorted(jwk.items())))).digest()).decode("ascii")
+        self.jkt = base64url.encode(hashlib.sha256(codec.encode(dict(sorted(jwk.items())))).digest())
 
     @classmethod
     def generate(cls) -> Self:
@@ -87,14 +86,14 @@ class DPoPKey:
             "iat": int(now),
         }
         if access_token is not None:
-            claims["ath"] = _base64url(hashlib.sha256(access_token.encode("ascii")).digest()).decode("ascii")
+            claims["ath"] = base64url.encode(hashlib.sha256(access_token.encode("ascii")).digest())
         if nonce is not None:
             claims["nonce"] = nonce
-        signing_input = b"%b.%b" % (self._header, _base64url(codec.encode(claims)))
+        signing_input = f"{self._header}.{base64url.encode(codec.encode(claims))}"
         # ES256 is r and s side by side, not the DER that the library makes (RFC 7518 3.4).
-        r, s = decode_dss_signature(self._private_key.sign(signing_input, _ES256))
-        signature = _base64url(r.to_bytes(_SIZE, "big") + s.to_bytes(_SIZE, "big"))
-        return (b"%b.%b" % (signing_input, signature)).decode("ascii")
+        r, s = decode_dss_signature(self._private_key.sign(signing_input.encode("ascii"), _ES256))
+        signature = base64url.encode(r.to_bytes(_SIZE, "big") + s.to_bytes(_SIZE, "big"))
+        return f"{signing_input}.{signature}"
 
     def __repr__(self) -> str:
         return f"DPoPKey(jkt={self.jkt!r})"
@@ -126,14 +125,10 @@ def _public_jwk(private_key: ec.EllipticCurvePrivateKey) -> dict[str, str]:
 
 
 def _number(value: int) -> str:
-    return _base64url(value.to_bytes(_SIZE, "big")).decode("ascii")
+    return base64url.encode(value.to_bytes(_SIZE, "big"))
 
 
 def _parse_number(text: object) -> int:
     if not isinstance(text, str) or len(text) != 43:
         raise ValueError("not the base64url of 32 bytes")
-    return int.from_bytes(base64.urlsafe_b64decode(text + "="), "big")
-
-
-def _base64url(data: bytes) -> bytes:
-    return base64.urlsafe_b64encode(data).rstrip(b"=")
+    return int.from_bytes(base64url.decode(text), "big")

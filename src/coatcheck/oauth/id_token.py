@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
 from collections.abc import Collection, Mapping
 from datetime import timedelta
 from typing import Any
 
+from coatcheck import base64url
 from coatcheck.errors import InvalidIDToken
 from coatcheck.oauth.jwks import KeySet
 from coatcheck.oauth.jws import JWS, read_json
@@ -173,8 +173,8 @@ def _check_at_hash(at_hash: object, access_token: str, alg: str) -> None:
     # Ed25519 signs with SHA-512 inside; the others carry the size in their name. An unknown name never gets here:
     # the signature was verified with it.
     digest = hashlib.new("sha512" if alg.startswith("Ed") else f"sha{alg[2:]}", access_token.encode()).digest()
-    expected = base64.urlsafe_b64encode(digest[: len(digest) // 2]).rstrip(b"=")
-    if not isinstance(at_hash, str) or not hmac.compare_digest(at_hash.encode(), expected):
+    expected = base64url.encode(digest[: len(digest) // 2])
+    if not isinstance(at_hash, str) or not hmac.compare_digest(at_hash.encode(), expected.encode()):
         raise InvalidIDToken("at_hash does not fit the access_token (OpenID Connect Core 3.1.3.8)")
 
 

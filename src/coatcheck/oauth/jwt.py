@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
-from coatcheck import codec
+from coatcheck import base64url, codec
 from coatcheck.errors import ConfigurationError, InvalidIDToken, UnknownKey
-from coatcheck.oauth.jws import JWS, decode_segment, encode_segment, parse_jws
+from coatcheck.oauth.jws import JWS, decode_segment, parse_jws
 
 if TYPE_CHECKING:
     from joserfc.jwa import JWSAlgModel
@@ -106,8 +106,8 @@ def sign_jwt(header: Mapping[str, Any], claims: Mapping[str, Any], private_pem: 
     key = _private_key(private_pem)
     if alg not in SIGNATURE_ALGORITHMS or (key.key_type, _curve(key)) != key_type_of(alg):
         raise ConfigurationError(f"a private key of type {key.key_type} cannot sign with alg {alg!r}")
-    signing_input = b".".join((encode_segment(codec.encode(header)), encode_segment(codec.encode(claims))))
-    return b".".join((signing_input, encode_segment(_algorithm(alg).sign(signing_input, key)))).decode("ascii")
+    signing_input = f"{base64url.encode(codec.encode(header))}.{base64url.encode(codec.encode(claims))}"
+    return f"{signing_input}.{base64url.encode(_algorithm(alg).sign(signing_input.encode(), key))}"
 
 
 @dataclass(frozen=True, slots=True)

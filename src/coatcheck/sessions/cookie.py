@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Literal, TypeAlias
 
+from coatcheck import base64url
 from coatcheck.errors import ConfigurationError, CookieTooLarge
-from coatcheck.sessions import base64url
 from coatcheck.sessions.seal import framed
 
 SameSite: TypeAlias = Literal["Strict", "Lax", "None"]

@@ -17,10 +17,10 @@ from datetime import timedelta
 from itertools import islice
 from typing import Any
 
+from coatcheck import base64url
 from coatcheck.clock import SYSTEM_CLOCK, Clock
 from coatcheck.codec import DecodeError, decoder, encode
 from coatcheck.errors import SealBroken, SessionGone, StaleVersion, UnknownSealKey
-from coatcheck.sessions import base64url
 from coatcheck.sessions.chunks import chunk_names, join, split
 from coatcheck.sessions.cookie import CookiePolicy, Cookies, delete_cookie
 from coatcheck.sessions.seal import KeyRing

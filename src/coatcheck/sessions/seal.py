@@ -30,8 +30,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from coatcheck import base64url
 from coatcheck.errors import ConfigurationError, SealBroken, UnknownSealKey
-from coatcheck.sessions import base64url
 
 _VERSION = b"\x01"
 _SALT_BYTES = 16

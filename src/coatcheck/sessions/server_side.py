@@ -9,10 +9,10 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+from coatcheck import base64url
 from coatcheck.clock import SYSTEM_CLOCK, Clock
 from coatcheck.codec import DecodeError
 from coatcheck.errors import ConfigurationError, SealBroken, SessionGone, StoreUnavailable
-from coatcheck.sessions import base64url
 from coatcheck.sessions.cookie import CookiePolicy, Cookies, delete_cookie, set_cookie
 from coatcheck.sessions.seal import KeyRing
 from coatcheck.sessions.session import Session

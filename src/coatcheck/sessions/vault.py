@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
+from coatcheck import base64url
 from coatcheck.codec import decoder, encode
-from coatcheck.sessions import base64url
 from coatcheck.sessions.seal import KeyRing, framed
 from coatcheck.sessions.session import Claims, Session
 from coatcheck.sessions.store import Part, SessionRow

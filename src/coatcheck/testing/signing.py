@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from coatcheck import base64url
 from coatcheck.oauth.jwt import generate_private_key, public_jwk, sign_jwt
 
 
@@ -25,7 +25,7 @@ class SigningKey:
         """Make a new key for *alg*. RSA takes about a tenth of a second, the others nothing."""
         private_pem = generate_private_key(alg)
         name = hashlib.sha256(private_pem.encode()).digest()[:6]
-        return cls(alg, base64.urlsafe_b64encode(name).decode(), private_pem)
+        return cls(alg, base64url.encode(name), private_pem)
 
     @property
     def jwk(self) -> dict[str, Any]:
@@ -65,4 +65,4 @@ def hash_claim(value: str, alg: str) -> str:
     """`at_hash` and its like: the left half of the hash that the signature algorithm uses (OIDC Core 3.1.3.6)."""
     bits = "512" if alg in ("EdDSA", "Ed25519") else alg[-3:]
     digest = hashlib.new(f"sha{bits}", value.encode("ascii")).digest()
-    return base64.urlsafe_b64encode(digest[: len(digest) // 2]).rstrip(b"=").decode()
+    return base64url.encode(digest[: len(digest) // 2])

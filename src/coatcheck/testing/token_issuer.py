@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from coatcheck import base64url
 from coatcheck.errors import InvalidGrant, OAuthError
 from coatcheck.testing.registered_clients import RegisteredClient
 from coatcheck.testing.scripting import Behaviour
@@ -272,7 +272,7 @@ def _narrowed(granted: str, wanted: str | None) -> str:
 def s256(code_verifier: str) -> str:
     """The code_challenge of a code_verifier (RFC 7636 4.2)."""
     digest = hashlib.sha256(code_verifier.encode("ascii", "replace")).digest()
-    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+    return base64url.encode(digest)
 
 
 def _random(kind: str) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from coatcheck import base64url
 from coatcheck.codec import decode_object
 from coatcheck.errors import CoatcheckError, InvalidIDToken
 from coatcheck.oauth.id_token import check_refreshed_id_token
 from coatcheck.oauth.token import TokenSet
 from coatcheck.provider import AuthorizationServer
-from coatcheck.sessions import base64url
 from coatcheck.tokens.values import User, UserToken
 
 _log = logging.getLogger("coatcheck")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coatcheck.sessions import base64url
+from coatcheck import base64url
 
 
 @given(st.binary(max_size=100))

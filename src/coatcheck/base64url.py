@@ -1,4 +1,4 @@
-"""base64url without padding, the only alphabet that our cookies and keys use (RFC 4648 section 5)."""
+"""base64url without padding, as in JWTs, our cookies and our keys (RFC 4648 section 5, RFC 7515 section 2)."""
 
 from __future__ import annotations
 
