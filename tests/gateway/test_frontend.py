@@ -149,6 +149,15 @@ async def test_a_symbolic_link_out_of_the_folder(frontend: Frontend, dist: Path)
     assert (await ask(frontend, "/inside.js")).status == 200
 
 
+async def test_a_symbolic_link_to_a_hidden_file_or_folder(frontend: Frontend, dist: Path) -> None:
+    (dist / ".git").mkdir()
+    (dist / ".git" / "config").write_text("[remote]")
+    (dist / "environment.txt").symlink_to(dist / ".env")
+    (dist / "repository").symlink_to(dist / ".git")
+    assert (await ask(frontend, "/environment.txt")).status == 404
+    assert (await ask(frontend, "/repository/config", headers={"accept": "*/*"})).body == b"<h1>shell</h1>"
+
+
 async def test_only_get_and_head(frontend: Frontend) -> None:
     got = await ask(frontend, "/", method="POST")
     assert (got.status, got.headers["allow"]) == (405, "GET, HEAD")

@@ -91,12 +91,14 @@ class Frontend:
         if None in names:
             return None
         try:
-            # Symbolic links are followed before the comparison: none leads out of the folder.
+            # Symbolic links are followed before the comparisons: none leads out of the folder, or to what is hidden.
             found = self._folder.joinpath(*filter(None, names)).resolve(strict=True)
             status = found.stat()
         except (OSError, RuntimeError):
             return None
         if not found.is_relative_to(self._folder) or not found.is_file():
+            return None
+        if any(_is_hidden(name) for name in found.relative_to(self._folder).parts):
             return None
         etag = b'"%x-%x"' % (status.st_mtime_ns, status.st_size)
         return _File(found, status.st_size, status.st_mtime, etag)
@@ -124,9 +126,12 @@ def _name(segment: str) -> str | None:
         name = unquote_to_bytes(segment).decode()
     except UnicodeDecodeError:
         return None
-    hidden = name.startswith(".") and name != ".well-known"
     odd = not name or not name.isprintable() or any(letter in name for letter in '/\\:"<>|?*')
-    return None if hidden or odd else name
+    return None if odd or _is_hidden(name) else name
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") and name != ".well-known"
 
 
 async def _send_file(file: _File, scope: Scope, send: Send) -> None:
