@@ -109,7 +109,12 @@ class Logout:
             async with asyncio.timeout(PROVIDER_DEADLINE):
                 await self._tokens.revoke(user_of(handle))
         except TimeoutError:
-            logger.warning("the authorization server did not revoke the refresh token of a logout in time")
+            logger.warning(
+                "a refresh token could not be revoked at %s within %g s. Nobody here can use it any more; see why the "
+                "authorization server is slow.",
+                self._settings.issuer,
+                PROVIDER_DEADLINE,
+            )
         await self._sessions.end(handle)
         logger.info("logged_out: a user of %s, session %s", handle.session.iss, handle.session.id[:8])
         url = await self._provider_url(handle, id_token, return_url)
@@ -143,7 +148,8 @@ class Logout:
             metadata = await server.metadata()
         except CoatcheckError as error:
             logger.warning(
-                "logged_out_locally: %s cannot be reached, so its own session goes on: %s",
+                "logged_out_locally: %s cannot be reached, so its own session goes on: %s. See that this machine reaches "
+                "the issuer; until then a new login there may need no password.",
                 server.client.issuer,
                 error,
             )
