@@ -96,7 +96,10 @@ def _need_the_extra() -> None:
     """The core alone cannot serve; say so in place of an ImportError."""
     missing = [name for name in ("granian", "pyreqwest", "starlette") if find_spec(name) is None]
     if missing:
-        raise ConfigurationError(f"{', '.join(missing)} not installed: pip install 'coatcheck[gateway]'")
+        are = "is" if len(missing) == 1 else "are"
+        raise ConfigurationError(
+            f"{', '.join(missing)} {are} not installed, which the gateway needs: pip install 'coatcheck[gateway]'"
+        )
 
 
 if __name__ == "__main__":

@@ -159,3 +159,9 @@ class SealBroken(CoatcheckError):
 
 class CookieTooLarge(CoatcheckError):
     """What has to go into a cookie does not fit into what browsers keep. Use a session store instead of cookies."""
+
+
+def missing_extra(error: ModuleNotFoundError, extra: str) -> ModuleNotFoundError:
+    """Say what to install for a part of coatcheck whose libraries are not there: the core comes without them."""
+    message = f"{error.name} is not installed, which this part of coatcheck needs: pip install 'coatcheck[{extra}]'"
+    return ModuleNotFoundError(message, name=error.name, path=error.path)

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Depends
-from starlette.requests import HTTPConnection
+from coatcheck.errors import missing_extra
+
+try:
+    from fastapi import Depends
+    from starlette.requests import HTTPConnection
+except ModuleNotFoundError as error:
+    if error.name != "fastapi":
+        raise
+    raise missing_extra(error, "fastapi") from error
 
 from coatcheck.bff.who import api_user, page_user
 from coatcheck.tokens.values import User
