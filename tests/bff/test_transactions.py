@@ -108,6 +108,12 @@ def test_what_cannot_be_opened_makes_room_first() -> None:
     assert deleted.partition(b"=")[0] == foreign.partition(b"=")[0]
 
 
+def test_a_planted_name_that_is_too_long_to_be_deleted_stops_no_login() -> None:
+    planted = POLICY.login("a" * 4050).encode() + b"=x"
+    kept, *deleted = attempts().remember(attempt(), browser_with(planted))
+    assert (attempts().recall("s" * 43, browser_with(kept, planted), now=NOW + 1), deleted) == (attempt(), [])
+
+
 def test_secrets_stay_out_of_repr() -> None:
     assert "vvv" not in repr(attempt()) and "nnn" not in repr(attempt()) and "sss" not in repr(attempt())
 

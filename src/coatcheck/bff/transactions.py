@@ -131,6 +131,11 @@ class LoginAttempts:
     def _name(self, state: str) -> str:
         return self._policy.login(base64url.encode(sha256(state.encode("utf-8", "replace")).digest()[:9]))
 
+    def _names(self, cookies: Cookies) -> list[str]:
+        """The names of all logins of this browser. A longer one is forged, and might be too long to be deleted."""
+        length = len(self._name(""))
+        return [name for name in cookies.starting_with(self._policy.login("")) if len(name) == length]
+
     def _aad(self, name: str) -> tuple[bytes, bytes]:
         return self._issuer.encode(), name.encode("ascii")
 
@@ -154,11 +159,11 @@ class LoginAttempts:
 
     def _under_way(self, cookies: Cookies) -> Iterator[tuple[float, str, int]]:
         """Yield when each login of this browser began (0 if that cannot be read), its cookie's name and length."""
-        for name in cookies.starting_with(self._policy.login("")):
+        for name in self._names(cookies):
             value = cookies.get(name)
             attempt = None if value is None else self._open(name, value)
             yield attempt.transaction.created_at if attempt else 0.0, name, len(name) + len(value or "")
 
     def _lost(self, why: WhyLost, state: str, cookies: Cookies) -> LostLogin:
-        others = [name for name in cookies.starting_with(self._policy.login("")) if name != self._name(state)]
+        others = [name for name in self._names(cookies) if name != self._name(state)]
         return LostLogin(why, second=state.endswith(_SECOND), other_logins=bool(others))
