@@ -128,6 +128,32 @@ def test_check_of_a_good_file_says_what_to_register(file: Path, capsys: pytest.C
     assert "/api/orders -> http://127.0.0.1:1 (token: user)" in captured.out
 
 
+APIS = """
+[[api]]
+path = "/api/billing"
+url = "http://127.0.0.1:2"
+exchange = { audience = "https://billing" }
+[[api]]
+path = "/api/rates"
+url = "http://127.0.0.1:2"
+token = "client"
+anonymous = true
+[[api]]
+path = "/api/own"
+url = "http://127.0.0.1:2"
+retriever = "coatcheck:DefaultAccessTokenRetriever"
+"""
+
+
+def test_check_says_what_the_calls_of_each_api_carry(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text(file.read_text() + APIS)
+    assert main(["check", str(file)]) == 0
+    shown = capsys.readouterr().out
+    assert "/api/billing -> http://127.0.0.1:2 (token: user, exchanged for https://billing)" in shown
+    assert "/api/rates -> http://127.0.0.1:2 (token: client, anonymous)" in shown
+    assert "/api/own -> http://127.0.0.1:2 (retriever: coatcheck:DefaultAccessTokenRetriever)" in shown
+
+
 def test_run_tells_the_first_problem_and_how_many_more_there_are(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coatcheck.clock import SYSTEM_CLOCK
-from coatcheck.config import ConfigurationProblems, GatewayConfig, load_config
+from coatcheck.config import APIWords, ConfigurationProblems, GatewayConfig, load_config
 from coatcheck.errors import ConfigurationError, InvalidMetadata, TransportError
 from coatcheck.gateway.app import create_bff, session_store
 from coatcheck.oauth.client import Client
@@ -37,14 +37,22 @@ def check(file: Path) -> Findings:
         return Findings((str(error),))
     problems = asyncio.run(_ask_authorization_servers(config))
     summary = (
-        f"{config.public_url.absolute('/')} on {config.server.listen}, {config.server.workers} worker(s)",
+        f"{config.public_url.absolute('/')} on {config.server.listen}, {_plural(config.server.workers, 'worker')}",
         f"register at {config.clients['default'].issuer}: redirect URI {bff.redirect_uri}",
         f"register there, too: post-logout redirect URI {bff.post_logout_redirect_uri}",
-        *(f"{api.path} -> {api.url} (token: {api.token})" for api in config.apis),
+        *(f"{api.path} -> {api.url} ({_credential(api)})" for api in config.apis),
         f"sessions: {config.sessions.store or 'development mode'}, "
         f"{_plural(len(config.keys or ('',)), 'key')} in the ring, the first one seals",
     )
     return Findings(problems, () if problems else summary)
+
+
+def _credential(api: APIWords) -> str:
+    """What the calls of an API carry, in the words of the file."""
+    words = f"token: {api.token}" if api.retriever is None else f"retriever: {api.retriever}"
+    if api.exchange is not None:
+        words += f", exchanged for {api.exchange.audience or ' '.join(api.exchange.resource)}"
+    return words + (", anonymous" if api.anonymous else "")
 
 
 async def _ask_authorization_servers(config: GatewayConfig) -> tuple[str, ...]:
