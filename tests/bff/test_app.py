@@ -43,6 +43,33 @@ def refused(**options: Any) -> str:
     return str(caught.value)
 
 
+class Anything:
+    """What somebody may give for an extension: of the right kind or not, as a class or as an object."""
+
+    async def get_access_token(self, context: object) -> None: ...
+
+
+@pytest.mark.parametrize("name", ["sessions", "user_token_store", "client_assertions", "events"])
+def test_a_class_in_place_of_an_object_stops_the_start(name: str) -> None:
+    assert refused(**{name: Anything}) == f"{name}: Anything is a class: give an object of it, Anything(...)"
+
+
+def test_a_retriever_is_an_object_too() -> None:
+    with pytest.raises(ConfigurationError, match=r"^retriever: Anything is a class: give an object"):
+        build().remote_api("/api", "https://orders.example", retriever=Anything)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"^retriever: str has no method get_access_token$"):
+        build().remote_api("/api", "https://orders.example", retriever="Anything")  # type: ignore[arg-type]
+    build().remote_api("/api", "https://orders.example", retriever=Anything())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [("user_token_store", "get_token"), ("client_assertions", "get_client_assertion"), ("events", "tokens_received")],
+)
+def test_an_object_of_another_kind_stops_the_start(name: str, method: str) -> None:
+    assert refused(**{name: Anything()}) == f"{name}: Anything has no method {method}"
+
+
 @pytest.mark.spec("OAU-03")
 @pytest.mark.parametrize(
     "registration",

@@ -56,14 +56,18 @@ class BFF:
     development mode, where a key and an SQLite file are made in `.coatcheck/`; elsewhere *keys* (`coatcheck new-key`)
     and *sessions* have to be given: `"sqlite:///..."`, `"cookie"`, `"memory"`, or a `SessionStore`.
 
-    *lifetime* is absolute, *idle_timeout* counts from the last use. *same_site* `"Lax"` lets other sites' links arrive
-    logged in. *csrf_header* is the name and value that scripts of ours send. With *save_tokens* False only *events* get
-    the tokens of a login; *user_token_store* keeps them elsewhere than in the session. *http_clients* replaces clients
-    by name (`BACK_CHANNEL_HTTP_CLIENT`). *anonymous_user_status* 200 makes `/bff/user` answer `null` instead of 401.
-    *development* False forbids development mode on localhost. *clock*, *checkpoints* and *forwarder* are for tests.
+    *lifetime* (8 hours) is absolute, *idle_timeout* (1 hour) counts from the last use. *same_site* `"Lax"` lets other
+    sites' links arrive logged in. *csrf_header* is the name and value that scripts of ours send, *path_prefix* where
+    login, logout and the others stand. With *save_tokens* False only *events* get the tokens of a login;
+    *user_token_store* keeps them elsewhere than in the session. *http_clients* replaces clients by name
+    (`BACK_CHANNEL_HTTP_CLIENT`), *client_assertions* signs in place of a key. *anonymous_user_status* 200 makes
+    `/bff/user` answer `null` instead of 401. *development* False forbids development mode on localhost. *clock*,
+    *checkpoints* and *forwarder* are for tests.
 
     Raises:
         ConfigurationError: the settings cannot work; the message names the setting and says what to do.
+
+    RFC 10017 section 6.1.
     """
 
     def __init__(
@@ -95,6 +99,13 @@ class BFF:
             raise ConfigurationError("'default' is the registration that users log in with", path="clients")
         if not save_tokens and events is None:
             raise ConfigurationError("the tokens of a login would be lost: give events=, too", path="save_tokens")
+        for at, given, method in (
+            ("sessions", sessions, None),
+            ("user_token_store", user_token_store, "get_token"),
+            ("client_assertions", client_assertions, "get_client_assertion"),
+            ("events", events, "tokens_received"),
+        ):
+            _check_object(given, method, at=at)
         self._settings = _settings(
             client,
             public_url,
@@ -186,18 +197,23 @@ class BFF:
         """
         Send everything under *path* on to *url*, with an access token in place of the cookie.
 
-        *token* says whose: `user`, `client`, `user_or_client`, `user_or_none`, `none`; *retriever* decides in code.
+        The rest of the path and the query follow *url* as they came: `/api/orders/7` of a route from `/api/orders` to
+        `https://orders.internal/v1` becomes `https://orders.internal/v1/7`. *token* says whose: `user`, `client`,
+        `user_or_client`, `user_or_none`, `none`; *retriever* decides in code.
         *scope*, *resource* and *client* (a registration) choose among the user's tokens. *timeout* is the longest
         silence. *anonymous* lets callers without a session in; *csrf* False drops the header, for downloads.
         *insecure* allows plain http to another machine.
 
         Raises:
             ConfigurationError: a path that overlaps another one, a URL that cannot be used, an unknown word.
+
+        RFC 10017 section 6.1.3; RFC 6750 section 2.1, RFC 9449 section 7.1.
         """
         prefix = self._settings.endpoints
         if path == prefix or path.startswith(prefix + "/"):
             raise ConfigurationError(f"{path!r} lies among our own endpoints: choose a path outside {prefix}/")
         _check_visible(path, self._settings.public_url, at="path")
+        _check_object(retriever, "get_access_token", at="retriever")
         self.tokens.authorization_server(client)
         parameters = UserTokenRequestParameters(client=client, scope=scope, resource=tuple(resource))
         api = RemoteAPI(
@@ -305,6 +321,14 @@ def _settings(
         anonymous_user_status=anonymous_user_status,
         clock=clock,
     )
+
+
+def _check_object(given: object, method: str | None, *, at: str) -> None:
+    """Refuse a class in place of an object, and an object of another kind, before anybody logs in."""
+    if isinstance(given, type):
+        raise ConfigurationError(f"{given.__name__} is a class: give an object of it, {given.__name__}(...)", path=at)
+    if given is not None and method is not None and not callable(getattr(given, method, None)):
+        raise ConfigurationError(f"{type(given).__name__} has no method {method}", path=at)
 
 
 def _check_registration(client: Client, assertions: ClientAssertionService | None) -> None:

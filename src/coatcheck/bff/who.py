@@ -30,11 +30,13 @@ def current_request(scope: MutableMapping[str, Any]) -> CurrentRequest:
 
 async def api_user(scope: MutableMapping[str, Any]) -> User:
     """
-    Return the user whose page's script makes this call.
+    Return the user whose page's script makes this call. *scope* is the request's ASGI scope: `request.scope`.
 
     Raises:
         AnswerInstead: 403, the call does not prove that a page of ours makes it.
-        LoginRequired: nobody is logged in; the middleware answers 401.
+        LoginRequired: nobody is logged in; the middleware answers 401. Let both pass, they are the answer.
+
+    RFC 10017 section 6.1.3.3.2.
     """
     current = current_request(scope)
     refusal = current.check_api()
@@ -51,7 +53,7 @@ async def page_user(scope: MutableMapping[str, Any]) -> User:
     Strict cookie from it. A request that is no navigation is judged like a call of `api_user`.
 
     Raises:
-        AnswerInstead: the hop, or the redirect to the login.
+        AnswerInstead: the hop, or the redirect to the login. Let it pass, it is the answer.
     """
     current = current_request(scope)
     match current.check_page():
