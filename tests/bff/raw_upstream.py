@@ -55,8 +55,12 @@ class RawUpstream:
     open: int = 0
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
+    handlers: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.handlers.add(task)
         self.connections += 1
         self.open += 1
         number = self.connections
@@ -68,6 +72,16 @@ class RawUpstream:
             self.open -= 1
             self.closed.set()
             writer.close()
+            with suppress(ConnectionError, ssl.SSLError, asyncio.CancelledError):
+                await writer.wait_closed()
+            self.handlers.discard(task)
+
+    async def aclose(self) -> None:
+        """End what is still going on, and wait until every socket is closed."""
+        for task in self.handlers:
+            task.cancel()
+        if self.handlers:
+            await asyncio.wait(self.handlers, timeout=5)
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> bool:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -124,6 +138,7 @@ async def raw_upstream(
         yield upstream
     finally:
         server.close()
+        await upstream.aclose()
 
 
 def _sends(data: bytes) -> Callable[[Seen, asyncio.StreamWriter], Awaitable[bool]]:
