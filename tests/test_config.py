@@ -359,6 +359,11 @@ WRONG: dict[str, tuple[str, str, str]] = {
         'expected one of "user", "client", "user_or_client", "user_or_none", "none", not \'usr\'',
     ),
     "unknown registration": (WHOLE.replace('client = "billing"', 'client = "biling"'), "api[1].client: ", "known are"),
+    "users' tokens of another registration": (
+        WHOLE.replace('exchange = { audience = "https://billing.internal" }', ""),
+        "api[1].client: ",
+        'nobody has a token of "billing": use token = "client", or let',
+    ),
     "exchange of no user's token": (
         WHOLE.replace('token = "client"\nanonymous = true', 'token = "client"\nexchange = { audience = "x" }'),
         "api[2].exchange: ",

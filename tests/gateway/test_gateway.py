@@ -13,6 +13,7 @@ import httpx2
 import pytest
 
 from coatcheck.sessions.seal import new_key
+from coatcheck.testing import RegisteredClient
 from tests.gateway.running import Gateway, gateway_parts
 from tests.rig.user_agent import UserAgent
 
@@ -237,6 +238,26 @@ retriever = "my_retrievers:Fixed"
     assert gateway.server.count("token", grant_type=exchange) == 1
     assert browser.fetch("/api/own").status_code == 200
     assert gateway.api.last.header("authorization") == "Bearer fixed-for-somebody"
+
+
+def test_another_registration_exchanges_the_token_of_the_login(gateway: Gateway) -> None:
+    gateway.server.clients.add(RegisteredClient(client_id="billing", client_secret="billing-secret"))
+    gateway.more = f"""
+[clients.billing]
+issuer = "{gateway.server.issuer}"
+client_id = "billing"
+client_secret = "billing-secret"
+
+[[api]]
+path = "/api/billing"
+url = "{gateway.api.url}"
+client = "billing"
+exchange = {{ audience = "https://billing.internal" }}
+"""
+    gateway.start()
+    assert gateway.log_in("somebody").fetch("/api/billing").status_code == 200
+    sent = gateway.server.introspect((gateway.api.last.header("authorization") or "").removeprefix("Bearer "))
+    assert (sent["sub"], sent["client_id"]) == ("somebody", "billing")
 
 
 def _until_expired(gateway: Gateway, authorization: str) -> None:

@@ -141,6 +141,13 @@ def _check_api(api: APIWords, routes: RouteTable[None], *, clients: Mapping[str,
     if api.client not in clients:
         message = f'no registration is named "{api.client}": known are {", ".join(clients)}'
         raise ConfigurationError(message, path="client")
+    users_token = api.token in (TokenType.USER, TokenType.USER_OR_CLIENT, TokenType.USER_OR_NONE)
+    if api.client != "default" and users_token and api.exchange is None and api.retriever is None:
+        message = (
+            f'people log in with [client], so nobody has a token of "{api.client}": use token = "client", or let '
+            f'"{api.client}" exchange their token: exchange = {{ audience = "..." }}'
+        )
+        raise ConfigurationError(message, path="client")
     if api.exchange is not None:
         if api.token in (TokenType.CLIENT, TokenType.NONE):
             message = f'there is no user\'s token to exchange with token = "{api.token}": use token = "user"'

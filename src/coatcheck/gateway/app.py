@@ -136,7 +136,8 @@ def _add_remote_api(bff: BFF, api: APIWords, *, folder: Path) -> None:
         retriever=_retriever(api, folder=folder),
         scope=api.scope,
         resource=api.resource,
-        client=api.client,
+        # The token to be exchanged is that of the login; `client` says who exchanges it.
+        client="default" if api.exchange else api.client,
         timeout=api.timeout,
         anonymous=api.anonymous,
         csrf=api.csrf,
