@@ -148,8 +148,8 @@ class Logout:
             metadata = await server.metadata()
         except CoatcheckError as error:
             logger.warning(
-                "logged_out_locally: %s cannot be reached, so its own session goes on: %s. See that this machine reaches "
-                "the issuer; until then a new login there may need no password.",
+                "logged_out_locally: %s cannot be reached, so its own session goes on: %s. See that this machine "
+                "reaches the issuer; until then a new login there may need no password.",
                 server.client.issuer,
                 error,
             )

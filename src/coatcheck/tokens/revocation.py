@@ -16,8 +16,8 @@ async def revoke_quietly(endpoint: TokenEndpoint, refresh_token: str) -> None:
         await endpoint.revoke(refresh_token)
     except CoatcheckError as error:
         _log.warning(
-            "a refresh token could not be revoked at %s: %s. Nobody here can use it any more; where that is not enough, "
-            "end the user's grant at the authorization server.",
+            "a refresh token could not be revoked at %s: %s. Nobody here can use it any more; where that is not "
+            "enough, end the user's grant at the authorization server.",
             endpoint.client.issuer,
             error,
         )
