@@ -4,7 +4,7 @@ import os
 
 from fastapi import FastAPI
 
-from coatcheck import BFF, BFFEvents, Client, TokensReceived, User, UserToken, UserTokenRequestParameters
+from coatcheck import BFF, BFFEvents, Client, StaleToken, TokensReceived, User, UserToken, UserTokenRequestParameters
 
 VAULT: dict[tuple[str, str, str], UserToken] = {}  # stands for a vault of our own
 
@@ -22,6 +22,8 @@ class VaultUserTokenStore:
     async def store_token(
         self, user: User, token: UserToken, parameters: UserTokenRequestParameters, *, replaces: UserToken | None
     ) -> None:
+        if replaces is not None and VAULT.get((user.iss, user.sub, parameters.client)) != replaces:
+            raise StaleToken("another token is stored by now")
         VAULT[user.iss, user.sub, parameters.client] = token
 
     async def clear_token(self, user: User, parameters: UserTokenRequestParameters) -> None:

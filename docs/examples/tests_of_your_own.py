@@ -3,9 +3,13 @@
 import asyncio
 from collections.abc import Iterator
 
+import httpx2
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
-from coatcheck import ClientToken, Tokens, TokenUnavailable
+from coatcheck import BFF, ClientToken, Tokens, TokenUnavailable, new_key
+from coatcheck.fastapi import CurrentUser
 from coatcheck.testing import AuthorizationServerApp, running_authorization_server
 
 
@@ -13,6 +17,36 @@ from coatcheck.testing import AuthorizationServerApp, running_authorization_serv
 def authorization_server() -> Iterator[AuthorizationServerApp]:
     with running_authorization_server() as server:  # a loopback port and a thread of its own
         yield server
+
+
+def application(authorization_server: AuthorizationServerApp) -> FastAPI:
+    app = FastAPI()
+    bff = BFF(authorization_server.client(), public_url="https://shop.test", keys=[new_key()], sessions="memory")
+    bff.install(app)
+
+    @app.get("/api/me")
+    async def me(user: CurrentUser) -> dict[str, str]:
+        return {"hello": user.sub, "token": (await bff.tokens.user_token(user)).access_token}
+
+    return app
+
+
+def log_in(browser: TestClient) -> None:
+    """Go the way of a browser: our login, the provider, our callback. `auto_login` stands for the person."""
+    there = browser.get("/bff/login", follow_redirects=False)
+    back = httpx2.get(there.headers["location"])
+    assert browser.get(back.headers["location"]).status_code == 200
+
+
+def test_a_user_logs_in(authorization_server: AuthorizationServerApp) -> None:
+    authorization_server.behaviour.auto_login = True
+    script = {"X-CSRF": "1"}
+    with TestClient(application(authorization_server), base_url="https://shop.test", headers=script) as browser:
+        assert browser.get("/api/me").status_code == 401
+        log_in(browser)
+        me = browser.get("/api/me").json()
+        assert me["hello"] == "demo"
+        assert authorization_server.introspect(me["token"])["sub"] == "demo"
 
 
 def test_ten_jobs_share_one_token(authorization_server: AuthorizationServerApp) -> None:

@@ -6,7 +6,10 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "development.md", ROOT / "docs" / "testing.md")
+PAGES = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("development", "gateway", "library", "testing")),
+)
 BLOCK = re.compile(r"<!-- (docs/examples/[\w.]+) -->\n```(\w+)\n.*?```\n", re.DOTALL)
 
 

@@ -8,23 +8,33 @@ import runpy
 import sqlite3
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
-from coatcheck import UserTokenStore
+from coatcheck import UserTokenStore, new_key
+from coatcheck.config import load_config, words
+from coatcheck.oauth.jwt import generate_private_key
 from coatcheck.testing.token_stores import check_user_token_store
 from tests.rig.control_plane import RegisteredClient, fingerprint
 from tests.rig.echo_api import EchoAPI
 from tests.rig.oidc_provider import OIDCProvider
-from tests.rig.programs import Program
+from tests.rig.programs import Program, free_port
 from tests.rig.user_agent import UserAgent
 from tests.scenarios.gateway import Application
 from tests.scenarios.waiting import until_expired
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+TABLES = [
+    name
+    for name, table in vars(words).items()
+    if isinstance(table, type) and issubclass(table, msgspec.Struct) and table.__struct_fields__
+]
 
 
 @contextmanager
@@ -119,23 +129,29 @@ def test_user_token_store(oidc_provider, tmp_path: Path):
         assert bearer(api).encode() in (tmp_path / "tokens.db").read_bytes()
 
 
-async def test_user_token_store_keeps_the_rules_between_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Each opener has a connection of its own, as each worker has: what one leaves open would lock the others out."""
-    monkeypatch.chdir(tmp_path)
+def imported(example: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The names of an example, which is not served: its files go to *folder*."""
+    monkeypatch.chdir(folder)
     for name, value in {"ISSUER": "https://idp.example.com", "CLIENT_SECRET": "x", "ORDERS_URL": "https://api"}.items():
         monkeypatch.setenv(name, value)
-    store = runpy.run_path(str(EXAMPLES / "user_token_store.py"))["TableUserTokenStore"]
-    connections: list[sqlite3.Connection] = []
+    return runpy.run_path(str(EXAMPLES / f"{example}.py"))
 
-    def open_store() -> UserTokenStore:
-        connections.append(sqlite3.connect(tmp_path / "shared.db", timeout=0))
-        return store(connections[-1])
 
-    try:
+async def test_user_token_store_keeps_the_rules_between_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each opener has a connection of its own, as each worker has: what one leaves open would lock the others out."""
+    table = imported("user_token_store", tmp_path, monkeypatch)["TableUserTokenStore"]
+    with ExitStack() as connections:
+
+        def open_store() -> UserTokenStore:
+            connection = connections.enter_context(closing(sqlite3.connect(tmp_path / "shared.db", timeout=0)))
+            store: UserTokenStore = table(connection)
+            return store
+
         await check_user_token_store(open_store)
-    finally:
-        for connection in connections:
-            connection.close()
+
+
+async def test_save_tokens_off_keeps_the_rules_of_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    await check_user_token_store(imported("save_tokens_off", tmp_path, monkeypatch)["VaultUserTokenStore"])
 
 
 def test_back_channel_client(oidc_provider, tmp_path: Path):
@@ -194,6 +210,39 @@ def test_save_tokens_off(oidc_provider, tmp_path: Path):
         assert bearer(api) != first, "the store's token is used, and renewed, all the same"
 
 
+def test_starlette_app(oidc_provider, tmp_path: Path):
+    application = Application.at_free_port()
+    client = shop(oidc_provider, application)
+    with (
+        EchoAPI.serve() as api,
+        running("starlette_app", application, tmp_path, settings(oidc_provider, client, ORDERS_URL=api.url)) as (
+            _,
+            agent,
+        ),
+    ):
+        assert agent.fetch("/api/orders").status_code == 401
+        page = agent.login("/", username="alice")
+        assert page.text == "<h1>Welcome, User alice</h1>", "the page itself began the login"
+        assert agent.fetch("/api/orders").status_code == 200
+        assert api.last.target == "/orders"
+        assert oidc_provider.whose(bearer(api))["sub"] == "alice"
+        assert agent.fetch("/api/orders", csrf=False).status_code == 403
+
+
+def test_quickstart_with_the_provider_to_try_it_with(tmp_path: Path):
+    application = Application.at_free_port()
+    with (
+        EchoAPI.serve() as api,
+        Program([sys.executable, EXAMPLES / "provider.py"], env={"PORT": str(free_port())}, cwd=tmp_path) as provider,
+    ):
+        provider.wait_for("CLIENT_SECRET=")
+        env = dict(setting.split("=", 1) for setting in provider.output.split() if "=" in setting)
+        with running("quickstart", application, tmp_path, {**env, "ORDERS_URL": api.url}) as (_, agent):
+            agent.login("/bff/login?returnUrl=/docs", username="alice")
+            assert agent.fetch("/api/me").json() == {"hello": "alice"}
+            assert agent.fetch("/api/orders").status_code == 200
+
+
 def test_worker(oidc_provider, tmp_path: Path):
     client = oidc_provider.add_client(
         "pkjwt",
@@ -220,30 +269,49 @@ def test_worker(oidc_provider, tmp_path: Path):
         assert len(bearer(api)) > 20
 
 
-def test_coatcheck_toml_is_a_valid_file(tmp_path: Path):
-    """The README's file is read by the command; only the provider that it names does not exist."""
-    (tmp_path / "coatcheck.toml").write_text((EXAMPLES / "coatcheck.toml").read_text())
+@pytest.fixture
+def deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with all that the files of the gateway refer to."""
+    monkeypatch.setenv("CLIENT_SECRET", "x" * 20)
     (tmp_path / "dist").mkdir()
     (tmp_path / "dist" / "index.html").write_text("<!doctype html><title>shop</title>")
-    new_key = subprocess.run(
-        [sys.executable, "-m", "coatcheck", "new-key"], capture_output=True, text=True, timeout=30, check=True
-    )
-    (tmp_path / "coatcheck.key").write_text(new_key.stdout)
-    loaded = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import sys, pathlib; from coatcheck.config import load_config;"
-            "config = load_config(pathlib.Path(sys.argv[1])); print(len(config.apis))",
-            tmp_path / "coatcheck.toml",
-        ],
-        env={**os.environ, "CLIENT_SECRET": "x" * 20},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert (loaded.returncode, loaded.stdout.strip()) == (0, "2"), loaded.stderr
+    for name in ("coatcheck.key", "old.key"):
+        (tmp_path / name).write_text(new_key() + "\n")
+    (tmp_path / "client.pem").write_text(generate_private_key("PS256"))
+    return tmp_path
+
+
+def written(example: str, folder: Path) -> Path:
+    file = folder / "coatcheck.toml"
+    file.write_text((EXAMPLES / example).read_text())
+    return file
+
+
+def test_coatcheck_toml_is_a_valid_file(deployed: Path):
+    """The README's file; only the provider that it names does not exist."""
+    assert len(load_config(written("coatcheck.toml", deployed)).apis) == 2
+
+
+def test_every_word_toml_is_a_valid_file(deployed: Path):
+    assert len(load_config(written("every_word.toml", deployed)).apis) == 4
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_word_toml_has_every_word(table: str):
+    """A key that the gateway learns has to be explained, too."""
+    whole = tomllib.loads((EXAMPLES / "every_word.toml").read_text())
+    shown = {
+        "FileWords": [whole],
+        "ServerWords": [whole["server"]],
+        "ClientWords": [whole["client"], *whole["clients"].values()],
+        "PrivateKeyWords": [whole["clients"]["billing"]["private_key"], whole["client"]["client_secret"]],
+        "SessionsWords": [whole["sessions"]],
+        "APIWords": whole["api"],
+        "ExchangeWords": [api["exchange"] for api in whole["api"] if "exchange" in api],
+        "FrontendWords": [whole["frontend"]],
+    }
+    known = set(getattr(words, table).__struct_fields__)
+    assert known == {key for part in shown[table] for key in part}
 
 
 @pytest.mark.spec("LOG-02")
