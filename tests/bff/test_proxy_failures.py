@@ -109,9 +109,10 @@ async def test_an_answer_that_breaks_off_is_never_brought_to_an_end(
     ],
 )
 async def test_a_url_that_could_mean_another_server_stops_the_start(url: str, what: str) -> None:
-    with pytest.raises(ConfigurationError, match=what):
+    with pytest.raises(ConfigurationError, match=what) as caught:
         async with route(url):
             pass
+    assert "user:pw" not in str(caught.value)
 
 
 @pytest.mark.parametrize("token", ["user", "none"])

@@ -28,6 +28,7 @@ from coatcheck.bff.problems import SESSION_ENDED, log_problem, problem, send_pro
 from coatcheck.bff.public_url import is_loopback
 from coatcheck.bff.relay import AnswerCutShort, BodyNotDelivered, BrowserLeft, Outgoing, Receive, Send, relay
 from coatcheck.errors import ConfigurationError, StoreUnavailable, UnknownSealKey
+from coatcheck.oauth.url import shown
 from coatcheck.tokens.results import AccessTokenResult
 from coatcheck.tokens.retrievers import AccessTokenRetrievalContext, AccessTokenRetriever, DefaultAccessTokenRetriever
 from coatcheck.tokens.values import DEFAULT_PARAMETERS, TokenType, UserTokenRequestParameters
@@ -301,14 +302,17 @@ def _checked_url(url: str, *, insecure: bool) -> str:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError:
-        raise ConfigurationError(f"{url!r} is no URL") from None
+        raise ConfigurationError(f"{shown(url)!r} is no URL") from None
     plain = not parts.query and not parts.fragment and "@" not in parts.netloc and not url.endswith(("?", "#"))
     if parts.scheme not in ("https", "http") or not parts.hostname or not plain:
-        raise ConfigurationError(f"{url!r} must be an http(s) URL without user, query and fragment")
+        raise ConfigurationError(f"{shown(url)!r} must be an http(s) URL without user, query and fragment")
     if canonical_path((parts.path or "/").rstrip("/").encode() or b"/") is None:
-        raise ConfigurationError(f"{url!r} must have a plain path, without dot segments, '//' and needless encoding")
+        raise ConfigurationError(
+            f"{shown(url)!r} must have a plain path, without dot segments, '//' and needless encoding"
+        )
     if parts.scheme == "http" and not insecure and not is_loopback(parts.hostname):
         raise ConfigurationError(
-            f"{url!r} would carry access tokens in clear: use https, or say insecure = true if that network is yours"
+            f"{shown(url)!r} would carry access tokens in clear: use https, or say insecure = true if that network is "
+            "yours"
         )
     return url
