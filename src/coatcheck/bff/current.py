@@ -133,6 +133,8 @@ class CurrentRequest:
 
     def check_page(self) -> Literal["own", "foreign", "none"]:
         """Say whose navigation this is (`csrf.navigation`), and open the way to the session for our own."""
+        if self.scope["type"] == "websocket":  # a GET without Sec-Fetch-* in some browsers, but never a navigation
+            return "none"
         kind = csrf.navigation(self.claims, method=self.method)
         if kind == "own":
             self._checked = self.is_page = True
