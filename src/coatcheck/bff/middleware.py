@@ -1,7 +1,8 @@
 """
 The one ASGI middleware: every request passes here, in this order.
 
-1. The path gate: a path has one reading, or the request is refused. The path of `public_url` is taken off.
+1. The gate: a path has one reading, or the request is refused; development mode is for this machine. The path of
+   `public_url` is taken off.
 2. Our own endpoints (`/bff/...`).
 3. Remote APIs.
 4. The application, which finds the `CurrentRequest` in its scope.
@@ -16,10 +17,11 @@ from urllib.parse import quote
 
 from coatcheck.bff.answers import Answer, AnswerInstead, ASGIApp, Receive, Scope, problem_answer
 from coatcheck.bff.current import SCOPE_KEY, CurrentRequest
+from coatcheck.bff.gate import keep_to_loopback, refuse_two_readings
 from coatcheck.bff.paths import RouteTable, canonical_path
 from coatcheck.bff.problems import SESSION_ENDED, Problem, Send, log_problem, logger, problem, problem_for
 from coatcheck.bff.proxy import RemoteAPI
-from coatcheck.bff.public_url import is_loopback
+from coatcheck.bff.refusals import Refused
 from coatcheck.bff.settings import Settings
 from coatcheck.bff.who import to_login
 from coatcheck.errors import (
@@ -76,17 +78,25 @@ class BFFMiddleware:
         whole_path = canonical_path(_raw_path(scope))
         if whole_path is None:
             return await self._refuse(scope, receive, send, problem("path_refused"), *_AMBIGUOUS)
-        if settings.development and not _arrived_at_loopback(scope):
-            return await self._refuse(scope, receive, send, problem("not_on_loopback"), *_not_on_loopback(scope))
+        if settings.development:
+            try:
+                keep_to_loopback(scope, origin=settings.public_url.origin)
+            except Refused as refused:
+                return await self._turn_away(scope, receive, send, refused)
         path = settings.public_url.strip(whole_path)
         current = CurrentRequest(scope, path, settings=settings, sessions=desk.sessions)
-        if path.startswith(desk.endpoints_below):
-            return await self._endpoint(current, path, scope, receive, send)
-        remote_api = desk.remote_apis.match(path)
+        ours = path.startswith(desk.endpoints_below)
+        remote_api = None if ours else desk.remote_apis.match(path)
         if remote_api is not None:
             if scope["type"] == "http":
                 return await remote_api.handle(scope, receive, send, current)
             return await send({"type": "websocket.close", "code": 1008})
+        try:
+            refuse_two_readings(scope["headers"])
+        except Refused as refused:
+            return await self._turn_away(scope, receive, send, refused)
+        if ours:
+            return await self._endpoint(current, path, scope, receive, send)
         await self._application(current, scope, receive, send)
 
     async def _endpoint(self, current: CurrentRequest, path: str, scope: Scope, receive: Receive, send: Send) -> None:
@@ -127,6 +137,13 @@ class BFFMiddleware:
                 raise
             answer = await answer_for(error, current)
             await answer(scope, receive, send_with_cookies)
+
+    async def _turn_away(self, scope: Scope, receive: Receive, send: Send, refused: Refused) -> None:
+        """Refuse what came to the gate. Nothing more is read from its connection (RFC 9112 section 6.1)."""
+        diagnosis = refused.diagnosis
+        headers = ((b"connection", b"close"),) if scope.get("http_version", "").startswith("1") else ()
+        refusal = problem(diagnosis.code, headers=headers)
+        await self._refuse(scope, receive, send, refusal, diagnosis.cause, diagnosis.remedy)
 
     async def _refuse(
         self, scope: Scope, receive: Receive, send: Send, refusal: Problem, cause: str, remedy: str
@@ -226,34 +243,10 @@ def _raw_path(scope: Scope) -> bytes:
 _PATH_CHARACTERS = "/!$&'()*+,;=:@[]^|"
 
 
-def _arrived_at_loopback(scope: Scope) -> bool:
-    """Whether the address on which the request arrived is this machine's own. A unix socket has no address."""
-    server = scope.get("server")
-    if not server or not server[0]:
-        return True
-    host: str = server[0]
-    known = _KNOWN_HOSTS.get(host)
-    if known is None:
-        if len(_KNOWN_HOSTS) >= 64:
-            _KNOWN_HOSTS.clear()
-        known = _KNOWN_HOSTS[host] = host.startswith("/") or is_loopback(host)
-    return known
-
-
-_KNOWN_HOSTS: dict[str, bool] = {}
-
 _AMBIGUOUS = (
     "The path of a request can be read in two ways (dot segments, double slashes, needless or broken encoding).",
     "Nothing to do for requests of strangers; a page of yours should build its addresses with the URL class.",
 )
-
-
-def _not_on_loopback(scope: Scope) -> tuple[str, str]:
-    return (
-        f"A request arrived at {scope['server'][0]}, but public_url is on localhost: that is development mode, which "
-        "answers on loopback addresses only.",
-        "Bind the server to 127.0.0.1; or set public_url to the real https address, and give keys and a session store.",
-    )
 
 
 async def _lifespan(app: ASGIApp, desk: Desk, scope: Scope, receive: Receive, send: Send) -> None:
