@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Protocol
 
 from coatcheck.codec import DecodeError, decoder, encode
@@ -130,7 +131,7 @@ class SessionUserTokenStore:
     async def get_token(self, user: User, parameters: UserTokenRequestParameters) -> UserToken | None:
         """See `UserTokenStore.get_token`; as it was when the request began."""
         data, _ = await _handle(user).tokens()
-        return _token(_read(data), parameters)
+        return _remembered_token(data, parameters.client, parameters.slot)
 
     async def store_token(
         self, user: User, token: UserToken, parameters: UserTokenRequestParameters, *, replaces: UserToken | None
@@ -140,7 +141,7 @@ class SessionUserTokenStore:
         for attempt in range(_WRITE_ATTEMPTS):
             data, version = await handle.tokens(reload=attempt > 0)
             grants = _read(data)
-            if replaces is not None and not _same(_token(grants, parameters), replaces):
+            if replaces is not None and not _same(_token(grants, parameters.client, parameters.slot), replaces):
                 if attempt == 0:
                     continue  # compared with a copy from the beginning of the request
                 raise StaleToken("another token is stored than the one to be replaced")
@@ -189,14 +190,20 @@ def _handle(user: User) -> SessionHandle:
     return user.session
 
 
-def _token(grants: _Grants, parameters: UserTokenRequestParameters) -> UserToken | None:
-    grant = grants.get(parameters.client)
+@lru_cache(maxsize=1024)
+def _remembered_token(data: bytes, client: str, slot: str) -> UserToken | None:
+    """Decode a token once for all the calls that carry it: that is half of what a fresh token costs in a call."""
+    return _token(_read(data), client, slot)
+
+
+def _token(grants: _Grants, client: str, slot: str) -> UserToken | None:
+    grant = grants.get(client)
     if grant is None:
         return None
     if grant.ended:
         message = "the authorization server has ended the grant of this session"
-        raise LoginRequired(message, code=ended_code(parameters.client))
-    return grant.token(parameters.slot)
+        raise LoginRequired(message, code=ended_code(client))
+    return grant.token(slot)
 
 
 def _same(stored: UserToken | None, replaces: UserToken) -> bool:
