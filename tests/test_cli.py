@@ -201,7 +201,9 @@ def test_check_of_a_server_that_is_down(
 ) -> None:
     change(file, server.issuer, f"http://127.0.0.1:{free_port()}")
     assert main(["check", str(file)]) == 1
-    assert "cannot be asked" in complaint(capsys)
+    line = complaint(capsys)
+    assert line.startswith("coatcheck: client.issuer: http://127.0.0.1:")
+    assert line.endswith("the connection was refused. Is it running, and is the port right?")
 
 
 def test_check_of_a_server_that_fails(

@@ -297,9 +297,9 @@ def _connect_problem(causes: list[BaseException]) -> str:
         match cause:
             case ssl.SSLCertVerificationError():
                 return (
-                    f"its certificate is not trusted ({cause.verify_message}). If a CA of your own signed it, pass "
-                    f'http_clients={{"{BACK_CHANNEL_HTTP_CLIENT}": httpx2.AsyncClient(verify=context)}} with an '
-                    "ssl.create_default_context(cafile=...) that knows that CA"
+                    f"its certificate is not trusted ({cause.verify_message}). If a CA of your own signed it, add that "
+                    f'CA to those of this machine, or pass http_clients={{"{BACK_CHANNEL_HTTP_CLIENT}": '
+                    "httpx2.AsyncClient(verify=context)} with an ssl.create_default_context(cafile=...) that knows it"
                 )
             case ssl.SSLError():
                 return f"the TLS handshake failed ({cause.reason or type(cause).__name__}). Is it https at all?"

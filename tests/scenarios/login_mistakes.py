@@ -43,7 +43,8 @@ def provider_down(scene: Scene) -> httpx2.Response:
     "login_unavailable",
     names=["its certificate is not trusted", "http_clients"],
     advice="""
-        If a certificate authority of your own signed it, pass an HTTP client that knows that authority as
+        If a certificate authority of your own signed it, add it to those of the machine (`update-ca-certificates`),
+        or pass an HTTP client that knows it as
         `http_clients={BACK_CHANNEL_HTTP_CLIENT: httpx2.AsyncClient(verify=context)}`. There is no switch that
         turns the check off.
     """,

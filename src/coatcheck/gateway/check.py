@@ -73,9 +73,7 @@ async def _ask(at: str, client: Client, back_channel: BackChannel) -> list[str]:
     try:
         metadata = await server.metadata()
         keys = await server.keys() if metadata.jwks_uri else None
-    except TransportError as error:
-        return [f"{at}.issuer: {client.issuer} cannot be asked: {error}. Check the address, the network and proxies"]
-    except InvalidMetadata as error:
+    except (TransportError, InvalidMetadata) as error:
         return [f"{at}.issuer: {error}"]
     finally:
         await server.aclose()
