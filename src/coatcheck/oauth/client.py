@@ -83,6 +83,11 @@ class Client:
 
     Everything is checked when it is made, without any network, so that a mistake stops the start.
 
+    *client_secret*, or *client_auth* with a `PrivateKeyJWT`, is the proof; *scope* (one text) and *resource* (RFC 8707)
+    are what logins ask for. *authorization_params* and *token_params* add what a provider wants beyond the
+    specifications, *endpoints* what its metadata lacks or has wrong. The others are for providers with habits of their
+    own: *logout_parameter_names*, *basic_encoding*, *unadvertised_iss*, *id_token_signed_response_alg*.
+
     Raises:
         ConfigurationError: names the setting, what is wrong with it and what to do instead.
 
