@@ -43,6 +43,7 @@ AREAS = {
     "HTC": "Calls to the authorization server",
     "CFG": "Configuration",
     "ABU": "Abuse and limits",
+    "DEV": "Development mode",
 }
 
 

@@ -17,7 +17,7 @@ def asked_for(*hosts: bytes) -> dict[str, object]:
     return {"server": ("127.0.0.1", 8000), "headers": [(b"host", host) for host in hosts]}
 
 
-@pytest.mark.spec("CSR-02")
+@pytest.mark.spec("DEV-01")
 @pytest.mark.parametrize(
     "host",
     [
@@ -53,7 +53,7 @@ def test_every_name_of_this_machine_is_served(hosts: tuple[bytes, ...]) -> None:
     keep_to_loopback(asked_for(*hosts), origin=LOCAL)
 
 
-@pytest.mark.spec("CSR-02")
+@pytest.mark.spec("DEV-01")
 @pytest.mark.parametrize("server", SERVERS)
 async def test_dns_rebinding_gets_nothing_from_a_development_server(server: ServerName) -> None:
     # The name of the attacker's site points to 127.0.0.1 by now: for the browser, page and server are one origin.

@@ -182,6 +182,13 @@ async def test_a_body_that_stops_coming_is_given_up_and_the_connection_closed() 
         await asyncio.wait_for(upstream.closed.wait(), 5)
 
 
+@pytest.mark.spec("PRX-27")
+async def test_a_small_body_that_stops_coming_holds_nothing_up_for_longer_than_the_route_waits() -> None:
+    async with raw_upstream() as upstream, route(upstream.url, timeout=timedelta(milliseconds=300)) as rig:
+        browser = await rig.call("POST", "/api/orders", headers=length(100), body=(b"x",), stays_silent=True)
+        assert (browser.status, browser.code, upstream.connections) == (400, "body_incomplete", 0)
+
+
 async def never(_: Seen, __: asyncio.StreamWriter) -> bool:
     await asyncio.Event().wait()
     return False

@@ -138,7 +138,11 @@ class _Exchange:
             return b"", 0
         if length == CHUNKED or length > BUFFERED_BODY:
             return self._upload(length, outgoing.timeout), length
-        return await self._whole_body(length), length
+        try:
+            async with asyncio.timeout(outgoing.timeout.total_seconds()):
+                return await self._whole_body(length), length
+        except TimeoutError:
+            raise BodyNotDelivered(f"it took longer than {outgoing.timeout.total_seconds():g} s") from None
 
     async def _whole_body(self, length: int) -> bytes:
         pieces: list[bytes] = []

@@ -168,7 +168,7 @@ def _imported(name: str, *, folder: Path) -> AccessTokenRetriever:
         sys.path.append(str(folder))
     try:
         retriever = getattr(importlib.import_module(module_name), class_name)()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a module that is a script would end the start without a word
         message = f"cannot make {name!r}: {type(error).__name__}: {error}. It is imported and called without arguments"
         raise ConfigurationError(" ".join(message.split()), path="retriever") from error
     if not callable(getattr(retriever, "get_access_token", None)):
