@@ -139,8 +139,10 @@ def imported(example: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dic
 
 async def test_user_token_store_keeps_the_rules_between_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Each opener has a connection of its own, as each worker has: what one leaves open would lock the others out."""
-    table = imported("user_token_store", tmp_path, monkeypatch)["TableUserTokenStore"]
+    example = imported("user_token_store", tmp_path, monkeypatch)
+    table = example["TableUserTokenStore"]
     with ExitStack() as connections:
+        connections.enter_context(closing(example["bff"].tokens.store.database))
 
         def open_store() -> UserTokenStore:
             connection = connections.enter_context(closing(sqlite3.connect(tmp_path / "shared.db", timeout=0)))
