@@ -29,7 +29,7 @@ print(sys.version.split()[0], hashlib.sha256(sys.stdin.buffer.read()).hexdigest(
     wanted="$wanted $PWD"
     [ "$(cat "$VENV/.stamp" 2>/dev/null)" = "$wanted" ] && return
 
-    say "Setting up $VENV with Python ${version% *} from $1 (once; a minute or so) ..."
+    say "Setting up $VENV with Python ${version% *} from $1 (once; half a minute or so) ..."
     case "$(cat "$VENV/.stamp" 2>/dev/null)" in
     "${version% *} "*) rm -f "$VENV/.stamp" ;;
     *) rm -rf "$VENV" && "$PYTHON" -m venv "$VENV" || exit 1 ;;
