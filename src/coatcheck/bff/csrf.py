@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 Verdict = Literal["csrf_header_missing", "cross_site"]
 """The code of a refusal: its own page forgot the header, or another site asks."""
@@ -17,10 +17,15 @@ class CSRFRules:
     origin: bytes
     header_name: bytes = b"x-csrf"
     header_value: bytes = b"1"
+    judged: frozenset[bytes] = field(init=False, repr=False)
+    """The names of the header lines that are looked at."""
+
+    def __post_init__(self) -> None:
+        judged = frozenset({self.header_name, b"origin", b"sec-fetch-site", b"sec-fetch-mode"})
+        object.__setattr__(self, "judged", judged)
 
 
-@dataclass(frozen=True, slots=True)
-class Claims:
+class Claims(NamedTuple):
     """What a request says about where it comes from. Each is the list of all lines: two lines prove nothing."""
 
     header: tuple[bytes, ...]
@@ -31,20 +36,15 @@ class Claims:
 
 def read_claims(headers: Iterable[tuple[bytes, bytes]], rules: CSRFRules) -> Claims:
     """Collect the header lines that `check_api` and the others judge."""
-    header: list[bytes] = []
-    origin: list[bytes] = []
-    site: list[bytes] = []
-    mode: list[bytes] = []
+    lines: dict[bytes, tuple[bytes, ...]] = {}
+    judged = rules.judged
     for name, value in headers:
-        if name == rules.header_name:
-            header.append(value)
-        elif name == b"origin":
-            origin.append(value)
-        elif name == b"sec-fetch-site":
-            site.append(value)
-        elif name == b"sec-fetch-mode":
-            mode.append(value)
-    return Claims(tuple(header), tuple(origin), tuple(site), tuple(mode))
+        if name in judged:
+            lines[name] = (*lines.get(name, ()), value)
+    get = lines.get
+    return Claims(
+        get(rules.header_name, ()), get(b"origin", ()), get(b"sec-fetch-site", ()), get(b"sec-fetch-mode", ())
+    )
 
 
 def check_api(claims: Claims, rules: CSRFRules) -> Verdict | None:

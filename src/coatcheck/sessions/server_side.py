@@ -171,7 +171,7 @@ class ServerSideSessions:
             return handle
         finally:
             self._touching.discard(key)
-        return ServerSideHandle(self, replace(handle.row, seen_at=now), replace(handle.session, seen_at=now))
+        return ServerSideHandle(self, replace(handle.row, seen_at=now), handle.session._replace(seen_at=now))
 
     async def _delete(self, handle: SessionHandle) -> None:
         key = base64url.decode(handle.session.id)
