@@ -335,6 +335,22 @@ class SlowLease:
         yield
 
 
+async def test_a_token_that_somebody_clears_meanwhile_asks_for_a_login_and_does_not_end_the_session() -> None:
+    """Only the authorization server's word ends a session; an application may empty its own store at any time."""
+    lease = SlowLease()
+    scene = Scene(lease=lease, store=TableUserTokenStore())
+    browser = await scene.log_in()
+    scene.clock.forward(LIFETIME)
+    user = await browser.request()
+    waiting = asyncio.create_task(scene.tokens.user_token(user))
+    await asyncio.sleep(0)
+    await scene.tokens.store.clear_token(user, UserTokenRequestParameters())
+    lease.gate.set()
+    with pytest.raises(LoginRequired) as caught:
+        await waiting
+    assert caught.value.code == "login_required"
+
+
 async def test_force_renewal_is_not_content_with_the_token_that_was_refused() -> None:
     """It joins a flight that finds a newer token than *its* caller had: the one that the API has just refused."""
     lease = SlowLease()

@@ -15,7 +15,7 @@ from coatcheck.errors import (
     TokenUnavailable,
     TransportError,
 )
-from coatcheck.tokens.verdicts import VerdictKind, judge, no_refresh_token, store_unavailable
+from coatcheck.tokens.verdicts import Verdict, VerdictKind, judge, no_refresh_token, store_unavailable
 
 MISCONFIGURED = ["invalid_client", "unauthorized_client", "invalid_scope", "invalid_target", "invalid_dpop_proof"]
 NEEDS_USER = ["interaction_required", "login_required", "consent_required"]
@@ -84,3 +84,9 @@ def test_every_waiter_gets_an_exception_of_its_own() -> None:
     """One object raised by many would collect the tracebacks of all."""
     verdict = judge(OAuthError("invalid_client"), issuer="i")
     assert verdict.error(client="default") is not verdict.error(client="default")
+
+
+def test_a_code_that_a_verdict_was_given_is_the_one_that_is_told() -> None:
+    """What ended for another reason than the authorization server's word keeps that reason: it ends no session."""
+    given = Verdict(VerdictKind.ENDED, "the store was emptied", code="login_required").error(client="default")
+    assert getattr(given, "code", None) == "login_required"

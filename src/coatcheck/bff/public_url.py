@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from coatcheck.errors import ConfigurationError
+from coatcheck.oauth import url
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +81,8 @@ def parse_public_url(text: str) -> PublicURL:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether *host* (a name or an address) can only mean this machine (RFC 6761 6.3)."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    """Whether *host* can only mean this machine: to browsers the names below `.localhost` do, too (RFC 6761 6.3)."""
+    return host.endswith(".localhost") or url.is_loopback(host)
 
 
 def _wrong(text: str, what: str) -> ConfigurationError:

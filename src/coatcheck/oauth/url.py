@@ -50,10 +50,10 @@ def shown(url: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether *host* (a name or an address, without port) never leaves this machine."""
+    """Say whether *host* (a name or an address, without port and brackets) never leaves this machine."""
     if host == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False

@@ -40,10 +40,8 @@ class Verdict:
 
     def error(self, *, client: str) -> CoatcheckError:
         """Make the exception that tells a caller what to do about a token of the registration *client*."""
-        if self.kind is VerdictKind.ENDED:
-            return LoginRequired(self.message, code=ended_code(client))
-        if self.kind is VerdictKind.NEEDS_USER:
-            return LoginRequired(self.message, code=self.code)
+        if self.kind in (VerdictKind.ENDED, VerdictKind.NEEDS_USER):
+            return LoginRequired(self.message, code=self.code or ended_code(client))
         if self.code == "store_unavailable":
             return StoreUnavailable(self.message)
         return TokenUnavailable(self.message, retry_after=self.retry_after)
