@@ -22,10 +22,8 @@ from coatcheck.tokens.verdicts import Verdict, VerdictKind, judge
 
 _log = logging.getLogger("coatcheck")
 
-_WAITER_DEADLINE = timedelta(seconds=15)
 _MAX_TOKENS = 10_000
 _FAILURE_SECONDS = 1.0
-_LONGEST_RETRY_AFTER = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +48,7 @@ class ClientTokens:
     refresh token in the answer is ignored (RFC 6749 4.4.3).
     """
 
-    def __init__(self, *, clock: Clock, waiter_deadline: timedelta = _WAITER_DEADLINE) -> None:
+    def __init__(self, *, clock: Clock, waiter_deadline: timedelta) -> None:
         self._clock = clock
         self._waiter_deadline = waiter_deadline.total_seconds()
         self._tokens: ExpiringMemory[Hashable, ClientToken] = ExpiringMemory(_MAX_TOKENS)
@@ -120,10 +118,8 @@ class ClientTokens:
 
     def _refused(self, endpoint: TokenEndpoint, key: Hashable, error: CoatcheckError, *, unheard: bool) -> Verdict:
         verdict = judge(error, issuer=endpoint.client.issuer)
-        asked_for = verdict.retry_after.total_seconds() if verdict.retry_after is not None else 0.0
         now = self._clock.monotonic()
-        silence = min(max(_FAILURE_SECONDS, asked_for), _LONGEST_RETRY_AFTER)
-        self._failures.put(key, verdict, now=now, until=now + silence)
+        self._failures.put(key, verdict, now=now, until=now + verdict.silence(at_least=_FAILURE_SECONDS))
         if unheard:
             _log.warning("the client's own token still works but could not be replaced: %s", verdict.message)
         return verdict

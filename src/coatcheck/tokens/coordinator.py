@@ -38,7 +38,6 @@ _SETTLING_SECONDS = 2.0
 """How long a logout waits for a renewal that is under way."""
 
 _FAILURE_SECONDS = 1.5
-_LONGEST_RETRY_AFTER = 60.0
 _FOR_GOOD = float("inf")
 
 
@@ -52,7 +51,7 @@ class RenewalCoordinator:
         endpoint: Callable[[str], TokenEndpoint],
         *,
         clock: Clock,
-        waiter_deadline: timedelta = WAITER_DEADLINE,
+        waiter_deadline: timedelta,
     ) -> None:
         self._renewer = renewer
         self._store = store
@@ -205,5 +204,4 @@ def _silence(verdict: Verdict) -> float:
     """Seconds for which a failure stands for the authorization server; with a new login everything is new."""
     if verdict.kind in (VerdictKind.ENDED, VerdictKind.NEEDS_USER):
         return _FOR_GOOD
-    asked_for = verdict.retry_after.total_seconds() if verdict.retry_after is not None else 0.0
-    return min(max(_FAILURE_SECONDS, asked_for), _LONGEST_RETRY_AFTER)
+    return verdict.silence(at_least=_FAILURE_SECONDS)

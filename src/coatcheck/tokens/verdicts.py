@@ -38,6 +38,11 @@ class Verdict:
     code: str = ""
     retry_after: timedelta | None = None
 
+    def silence(self, *, at_least: float) -> float:
+        """Return for how many seconds not to ask again: as long as the authorization server wants, up to a minute."""
+        asked_for = self.retry_after.total_seconds() if self.retry_after is not None else 0.0
+        return min(max(at_least, asked_for), _LONGEST_RETRY_AFTER)
+
     def error(self, *, client: str) -> CoatcheckError:
         """Make the exception that tells a caller what to do about a token of the registration *client*."""
         if self.kind in (VerdictKind.ENDED, VerdictKind.NEEDS_USER):
@@ -47,6 +52,7 @@ class Verdict:
         return TokenUnavailable(self.message, retry_after=self.retry_after)
 
 
+_LONGEST_RETRY_AFTER = 60.0
 _NEEDS_USER = frozenset({"interaction_required", "login_required", "consent_required", "account_selection_required"})
 
 _REMEDIES = {
