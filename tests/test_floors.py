@@ -3,7 +3,8 @@ The house keeps its shape: arrows only go down, there are no circles, and each l
 
     errors, base64url, clock, codec, telemetry    floor 0
     oauth                               the protocol, pure
-    single_flight, transport, provider, sessions
+    single_flight, transport, provider
+    coordination, sessions, stores      what processes agree on, who is here, and where it rests
     tokens                              which token may this request carry
     bff                                 what the browser meets
     fastapi, config                     adapters
@@ -32,7 +33,9 @@ FLOORS = [
     ["single_flight"],
     ["transport"],
     ["provider"],
+    ["coordination"],
     ["sessions"],
+    ["stores"],
     ["tokens"],
     ["bff"],
     ["fastapi", "config"],
@@ -53,6 +56,8 @@ HOMES = {
     "starlette": {"bff", "fastapi"},
     "fastapi": {"fastapi"},
     "granian": {"gateway"},
+    "asyncpg": {"stores.postgresql"},
+    "redis": {"stores.redis"},
     "uvicorn": {"testing"},
     "json": {"codec"},
 }

@@ -17,6 +17,7 @@ Every error that coatcheck raises, one class per *reaction*.
       StaleToken                somebody else stored a newer token: load it and use that
       StaleVersion              somebody else wrote this part of the session first: load it again
       SessionGone               the session was deleted meanwhile; nothing was written
+      LeaseLost                 somebody else may act in our place by now: send and write nothing
       StoreUnavailable          the session store does not answer                          -> 503
       UnknownSealKey            a record was sealed with a key that is not in the key ring: an operator's fault
       SealBroken                a sealed value cannot be opened: treat it as absent
@@ -139,6 +140,10 @@ class StaleVersion(CoatcheckError):
 
 class SessionGone(CoatcheckError):
     """The session was deleted meanwhile. Nothing was written: an update never creates a session."""
+
+
+class LeaseLost(CoatcheckError):
+    """The lease ran out, or somebody else took it. Do nothing in its name any more; nothing was changed."""
 
 
 class StoreUnavailable(CoatcheckError):

@@ -24,10 +24,10 @@ from coatcheck.bff.settings import Settings
 from coatcheck.codec import decode_object
 from coatcheck.oauth.client import Client
 from coatcheck.sessions.cookie import CookiePolicy
-from coatcheck.sessions.memory import MemorySessionStore
 from coatcheck.sessions.seal import KeyRing, new_key
 from coatcheck.sessions.server_side import ServerSideSessions
 from coatcheck.sessions.store import SessionRow
+from coatcheck.stores.memory import MemoryStore
 from coatcheck.tokens.manager import Tokens
 from coatcheck.tokens.results import AccessTokenResult, BearerTokenResult
 from coatcheck.tokens.retrievers import AccessTokenRetrievalContext, AccessTokenRetriever
@@ -58,7 +58,7 @@ class FixedRetriever:
         return self.result
 
 
-class CountingStore(MemorySessionStore):
+class CountingStore(MemoryStore):
     """Counts the look-ups, and can fail."""
 
     loads = 0

@@ -17,7 +17,7 @@ from starlette.routing import Mount, Route
 from coatcheck import BFF, Client, ConfigurationError, LoginRequired, StoreUnavailable, TokenUnavailable
 from coatcheck.bff.answers import Answer
 from coatcheck.oauth import PrivateKeyJWT
-from coatcheck.sessions.memory import MemorySessionStore
+from coatcheck.stores.memory import MemoryStore
 from tests.bff.world import KEY, LOCAL, PUBLIC, session_cookie, warnings, world
 
 CLIENT = Client(issuer="https://idp.example", client_id="shop", client_secret="secret")
@@ -195,7 +195,7 @@ def test_one_bff_serves_one_application() -> None:
         bff.install(Starlette())
 
 
-@pytest.mark.parametrize("sessions", ["memory", "cookie", "sqlite:///{tmp}/sessions.db", MemorySessionStore()])
+@pytest.mark.parametrize("sessions", ["memory", "cookie", "sqlite:///{tmp}/sessions.db", MemoryStore()])
 def test_sessions_are_chosen_by_a_word_a_url_or_an_object(sessions: Any, tmp_path: Path) -> None:
     choice = sessions.format(tmp=tmp_path) if isinstance(sessions, str) else sessions
     with world(sessions=choice) as w:

@@ -18,9 +18,9 @@ from coatcheck.bff import BFF, page_user
 from coatcheck.bff.answers import json_answer
 from coatcheck.bff.who import api_user, current_request
 from coatcheck.errors import StoreUnavailable
-from coatcheck.sessions.memory import MemorySessionStore
 from coatcheck.sessions.seal import new_key
 from coatcheck.sessions.store import SessionRow
+from coatcheck.stores.memory import MemoryStore
 from coatcheck.testing import DEFAULT_CLIENT, AuthorizationServerApp, RegisteredClient
 from coatcheck.transport import BACK_CHANNEL_HTTP_CLIENT
 from tests.rig.user_agent import UserAgent
@@ -92,7 +92,7 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
     await json_answer(f'"{document}"'.encode())(scope, receive, send)
 
 
-class FragileStore(MemorySessionStore):
+class FragileStore(MemoryStore):
     """A store that a test can break."""
 
     broken = False

@@ -12,17 +12,16 @@ from coatcheck.sessions import (
     CookiePolicy,
     Cookies,
     KeyRing,
-    MemorySessionStore,
     ServerSideSessions,
     SessionHandle,
     SessionRow,
     Sessions,
     SessionStore,
-    SQLiteSessionStore,
     application_id,
     new_key,
     parse_cookies,
 )
+from coatcheck.stores import MemoryStore, SQLiteStore
 from tests.testing.clocks import HandClock
 
 NOW = 1_800_000_000.0
@@ -90,10 +89,10 @@ async def opened(sessions: Sessions, browser: Browser, *, now: float = NOW, slid
 
 def server_side(store: SessionStore | None = None) -> ServerSideSessions:
     """Sessions of POLICY under RING, in memory if nowhere else."""
-    return ServerSideSessions(store or MemorySessionStore(), RING, POLICY, clock=HandClock(NOW))
+    return ServerSideSessions(store or MemoryStore(), RING, POLICY, clock=HandClock(NOW))
 
 
-class Recording(MemorySessionStore):
+class Recording(MemoryStore):
     """Remembers what it was asked, and can be told to fail."""
 
     def __init__(self) -> None:
@@ -122,7 +121,7 @@ def ticket_of(browser: Browser) -> str:
 @asynccontextmanager
 async def sqlite_nodes(folder: Path) -> AsyncIterator[tuple[ServerSideSessions, ServerSideSessions]]:
     """Two nodes that share nothing but the file."""
-    nodes = tuple(server_side(SQLiteSessionStore(folder / "sessions.db")) for _ in range(2))
+    nodes = tuple(server_side(SQLiteStore(folder / "sessions.db")) for _ in range(2))
     try:
         yield nodes[0], nodes[1]
     finally:

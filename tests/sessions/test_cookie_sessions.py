@@ -11,15 +11,9 @@ from hypothesis import strategies as st
 
 from coatcheck import base64url
 from coatcheck.errors import CookieTooLarge, SessionGone, StaleVersion
-from coatcheck.sessions import (
-    CookieSessions,
-    KeyRing,
-    MemorySessionStore,
-    ServerSideSessions,
-    new_key,
-    parse_cookies,
-)
+from coatcheck.sessions import CookieSessions, KeyRing, ServerSideSessions, new_key, parse_cookies
 from coatcheck.sessions.cookie import COOKIE_LIMIT
+from coatcheck.stores import MemoryStore
 from tests.sessions.samples import HOUR, ISSUER, KEY, NOW, OTHER_POLICY, POLICY, RING, TENTH, Browser, log_in, opened
 from tests.testing.clocks import HandClock
 
@@ -315,7 +309,7 @@ async def test_a_cut_or_miscounted_cookie_is_no_session(change: Callable[[str], 
 
 async def test_the_two_kinds_of_sessions_do_not_take_each_others_cookies() -> None:
     """An application that changes its store: everybody logs in once more, nothing fails."""
-    server_side = ServerSideSessions(MemorySessionStore(), RING, POLICY, clock=HandClock(NOW))
+    server_side = ServerSideSessions(MemoryStore(), RING, POLICY, clock=HandClock(NOW))
     one, other = Browser(), Browser()
     await log_in(in_cookies(), one)
     await log_in(server_side, other)

@@ -13,13 +13,8 @@ from coatcheck.errors import (
     SessionGone,
     StoreUnavailable,
 )
-from coatcheck.sessions import (
-    Change,
-    MemorySessionStore,
-    ServerSideSessions,
-    SessionRow,
-    Touch,
-)
+from coatcheck.sessions import Change, ServerSideSessions, SessionRow, Touch
+from coatcheck.stores import MemoryStore
 from tests.sessions.samples import (
     HOUR,
     NOW,
@@ -126,7 +121,7 @@ async def test_a_use_that_cannot_be_written_costs_nobody_the_request(caplog: pyt
 
 @pytest.mark.spec("SES-12")
 async def test_a_store_that_does_not_answer_is_not_nobody_logged_in() -> None:
-    class Down(MemorySessionStore):
+    class Down(MemoryStore):
         async def load(self, key: bytes) -> SessionRow | None:
             raise StoreUnavailable("down")
 
@@ -138,7 +133,7 @@ async def test_a_store_that_does_not_answer_is_not_nobody_logged_in() -> None:
 
 async def test_a_reload_notices_that_the_session_has_died_meanwhile() -> None:
     clock = HandClock(NOW)
-    sessions, browser = ServerSideSessions(MemorySessionStore(), RING, POLICY, clock=clock), Browser()
+    sessions, browser = ServerSideSessions(MemoryStore(), RING, POLICY, clock=clock), Browser()
     handle = await log_in(sessions, browser)
     clock.forward(timedelta(hours=1))
     with pytest.raises(SessionGone):
@@ -148,7 +143,7 @@ async def test_a_reload_notices_that_the_session_has_died_meanwhile() -> None:
 @pytest.mark.parametrize("name", ["lifetime", "idle_timeout"])
 def test_a_lifetime_of_nothing_is_refused(name: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        ServerSideSessions(MemorySessionStore(), RING, POLICY, **{name: timedelta(0)})  # type: ignore[arg-type]
+        ServerSideSessions(MemoryStore(), RING, POLICY, **{name: timedelta(0)})  # type: ignore[arg-type]
     assert caught.value.path == name
 
 

@@ -13,12 +13,8 @@ from coatcheck.errors import (
     SessionGone,
     StoreUnavailable,
 )
-from coatcheck.sessions import (
-    CookieSessions,
-    MemorySessionStore,
-    SessionRow,
-    parse_cookies,
-)
+from coatcheck.sessions import CookieSessions, SessionRow, parse_cookies
+from coatcheck.stores import MemoryStore
 from tests.sessions.samples import (
     HOUR,
     ISSUER,
@@ -189,7 +185,7 @@ async def test_a_session_can_be_found_and_replaced_by_the_id_that_was_kept() -> 
 
 @pytest.mark.spec("LGN-04", "SES-12")
 async def test_the_old_session_survives_a_login_that_the_store_refused() -> None:
-    class Full(MemorySessionStore):
+    class Full(MemoryStore):
         full = False
 
         async def create(self, row: SessionRow) -> None:

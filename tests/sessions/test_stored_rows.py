@@ -12,14 +12,8 @@ from coatcheck.errors import (
     SessionGone,
     UnknownSealKey,
 )
-from coatcheck.sessions import (
-    KeyRing,
-    MemorySessionStore,
-    ReplacePart,
-    ServerSideSessions,
-    new_key,
-    parse_cookies,
-)
+from coatcheck.sessions import KeyRing, ReplacePart, ServerSideSessions, new_key, parse_cookies
+from coatcheck.stores import MemoryStore
 from tests.sessions.samples import (
     KEY,
     NOW,
@@ -169,7 +163,7 @@ async def test_subjects_are_found_by_keyed_hashes_only() -> None:
 
 
 async def test_what_is_remembered_of_opened_rows_is_bounded() -> None:
-    store = MemorySessionStore()
+    store = MemoryStore()
     sessions = server_side(store)
     for _ in range(2100):
         handle = await log_in(sessions, Browser())

@@ -13,7 +13,6 @@ from coatcheck.sessions import (
     CookiePolicy,
     CookieSessions,
     KeyRing,
-    MemorySessionStore,
     ServerSideSessions,
     SessionHandle,
     Sessions,
@@ -21,6 +20,7 @@ from coatcheck.sessions import (
     new_key,
     parse_cookies,
 )
+from coatcheck.stores import MemoryStore
 from coatcheck.tokens import Tokens, User, UserToken, UserTokenRequestParameters
 from tests.testing.clocks import HandClock
 from tests.tokens.token_service import CLIENT_ID, ISSUER, TokenService
@@ -66,7 +66,7 @@ class Scene:
         if cookies:
             self.sessions = CookieSessions(KeyRing([new_key()]), CookiePolicy("abcdefgh"), clock=self.clock)
         else:
-            self.replace_session_store(MemorySessionStore(self.clock))
+            self.replace_session_store(MemoryStore(self.clock))
         arguments: dict[str, Any] = {"client": CLIENT, "send": self.service, "clock": self.clock, "pause": self._pause}
         self.tokens = Tokens(**(arguments | tokens_arguments))
 

@@ -19,8 +19,9 @@ from coatcheck.errors import (
     TransportError,
 )
 from coatcheck.oauth.messages import Response
-from coatcheck.sessions import MemorySessionStore, SessionRow
+from coatcheck.sessions import SessionRow
 from coatcheck.sessions.store import Change
+from coatcheck.stores import MemoryStore
 from coatcheck.tokens import TokenState, User, UserToken, UserTokenRequestParameters
 from tests.tokens.scene import LIFETIME, STALE, Scene, TableUserTokenStore, forced
 from tests.tokens.token_service import error
@@ -707,7 +708,7 @@ async def test_two_hundred_users_get_their_own_token_and_nobody_elses(scene: Sce
 # Write before use
 
 
-class StoreThatIsDown(MemorySessionStore):
+class StoreThatIsDown(MemoryStore):
     """Cannot write for a while."""
 
     failures = 0
@@ -816,7 +817,7 @@ async def test_what_a_store_of_the_application_raises_reaches_no_log(caplog: pyt
 
 
 async def test_a_store_that_cannot_be_read_sends_nothing() -> None:
-    class Unreadable(MemorySessionStore):
+    class Unreadable(MemoryStore):
         readable = True
 
         async def load(self, key: bytes) -> SessionRow | None:

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from coatcheck.errors import LoginRequired
-from coatcheck.sessions import MemorySessionStore
 from coatcheck.sessions.store import Change
+from coatcheck.stores import MemoryStore
 from coatcheck.tokens import Tokens, UserTokenRequestParameters
 from tests.tokens.scene import CLIENT, LIFETIME, Scene, TableUserTokenStore
 from tests.tokens.token_service import error
@@ -74,7 +74,7 @@ async def test_nobody_waits_long_for_another_process_that_is_not_there(scene: Sc
     assert 0 < sum(scene.pauses) < 2
 
 
-class WrittenToMeanwhile(MemorySessionStore):
+class WrittenToMeanwhile(MemoryStore):
     """Another process takes its turn in the moment before the next write."""
 
     other: Callable[[], Awaitable[object]] | None = None

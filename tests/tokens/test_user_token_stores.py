@@ -7,7 +7,8 @@ import secrets
 
 import pytest
 
-from coatcheck.sessions import CookiePolicy, CookieSessions, KeyRing, MemorySessionStore, ServerSideSessions, new_key
+from coatcheck.sessions import CookiePolicy, CookieSessions, KeyRing, ServerSideSessions, new_key
+from coatcheck.stores import MemoryStore
 from coatcheck.testing.token_stores import (
     USER_TOKEN_STORE_CHECKS,
     UserTokenStoreCheck,
@@ -24,9 +25,7 @@ every_check = pytest.mark.parametrize("check", USER_TOKEN_STORE_CHECKS, ids=lamb
 @every_check
 async def test_the_default_store_conforms_in_server_side_sessions(check: UserTokenStoreCheck) -> None:
     clock = HandClock()
-    sessions = ServerSideSessions(
-        MemorySessionStore(clock), KeyRing([new_key()]), CookiePolicy("abcdefgh"), clock=clock
-    )
+    sessions = ServerSideSessions(MemoryStore(clock), KeyRing([new_key()]), CookiePolicy("abcdefgh"), clock=clock)
     await check(SessionUserTokenStore, lambda: _with_session(sessions, clock))
 
 

@@ -12,12 +12,12 @@ from coatcheck.bff.problems import logger
 from coatcheck.bff.settings import Settings
 from coatcheck.errors import ConfigurationError
 from coatcheck.sessions.cookie_sessions import CookieSessions
-from coatcheck.sessions.memory import MemorySessionStore
 from coatcheck.sessions.seal import KeyRing
 from coatcheck.sessions.server_side import ServerSideSessions
 from coatcheck.sessions.sessions import Sessions
-from coatcheck.sessions.sqlite import SQLiteSessionStore
 from coatcheck.sessions.store import SessionStore
+from coatcheck.stores.memory import MemoryStore
+from coatcheck.stores.sqlite import SQLiteStore
 
 _HOW = 'use "sqlite:///var/lib/app/sessions.db", "cookie", "memory", or an object that is a SessionStore'
 
@@ -54,7 +54,7 @@ def _store(choice: str | None, settings: Settings) -> SessionStore:
     if choice is None:
         if not settings.development:
             raise ConfigurationError(f"say where sessions are kept: {_HOW}", path="sessions")
-        return SQLiteSessionStore(development_database(), clock=settings.clock)
+        return SQLiteStore(development_database(), clock=settings.clock)
     if choice == "memory":
         if os.environ.get("WEB_CONCURRENCY", "1") not in ("", "1"):
             logger.warning(
@@ -62,9 +62,9 @@ def _store(choice: str | None, settings: Settings) -> SessionStore:
                 "(sessions='sqlite:///...'), or run one worker.",
                 os.environ["WEB_CONCURRENCY"],
             )
-        return MemorySessionStore(settings.clock)
+        return MemoryStore(settings.clock)
     scheme, separator, path = choice.partition("://")
     if scheme == "sqlite" and separator and path.strip("/"):
-        return SQLiteSessionStore(Path(path), clock=settings.clock)
+        return SQLiteStore(Path(path), clock=settings.clock)
     shown = choice.partition("@")[0].partition("?")[0][:40] if "@" not in choice else scheme + "://..."
     raise ConfigurationError(f"{shown!r} is not a kind of session store: {_HOW}", path="sessions")

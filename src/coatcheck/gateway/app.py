@@ -18,9 +18,9 @@ from coatcheck.config.explain import prefixed
 from coatcheck.errors import ConfigurationError, StoreUnavailable
 from coatcheck.gateway.client_address import ClientAddress
 from coatcheck.gateway.frontend import Frontend
-from coatcheck.sessions.memory import MemorySessionStore
-from coatcheck.sessions.sqlite import SQLiteSessionStore
 from coatcheck.sessions.store import SessionStore
+from coatcheck.stores.memory import MemoryStore
+from coatcheck.stores.sqlite import SQLiteStore
 from coatcheck.telemetry import trace_id
 from coatcheck.tokens.renewal import Checkpoints, no_checkpoint
 from coatcheck.tokens.retrievers import AccessTokenRetriever, CachedAccessTokenRetriever, TokenExchangeRetriever
@@ -80,12 +80,12 @@ def session_store(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK) -> Sess
         case "cookie":
             return None
         case "memory":
-            return MemorySessionStore(clock)
+            return MemoryStore(clock)
         case None:
             with _writing_development_files(config):
-                return SQLiteSessionStore(development_database(config.folder / DEVELOPMENT_FOLDER), clock=clock)
+                return SQLiteStore(development_database(config.folder / DEVELOPMENT_FOLDER), clock=clock)
         case url:
-            return SQLiteSessionStore(config.folder / url.removeprefix("sqlite://"), clock=clock)
+            return SQLiteStore(config.folder / url.removeprefix("sqlite://"), clock=clock)
 
 
 @contextmanager

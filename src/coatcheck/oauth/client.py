@@ -11,6 +11,7 @@ from typing import Final, Literal, get_args
 from coatcheck.errors import ConfigurationError
 from coatcheck.oauth.client_assertion import PrivateKeyJWT
 from coatcheck.oauth.jwt import SIGNATURE_ALGORITHMS
+from coatcheck.oauth.rotation import parse_rotation
 from coatcheck.oauth.url import check_url
 
 ClientAuthMethod = Literal["client_secret_basic", "client_secret_post", "private_key_jwt", "none"]
@@ -129,6 +130,12 @@ class Client:
     What to do with an `iss` in an authorization response that the metadata does not announce: compare it, as Google
     needs; or refuse the answer, as RFC 9207 section 2.4 recommends.
     """
+    rotation: str = "learn"
+    """
+    What the authorization server does when a refresh token comes twice: `"none"` answers again, `"grace:10s"` answers
+    again for that time, `"strict"` ends the grant. It decides what happens after an answer was lost. `"learn"` takes it
+    to be strict until a refresh has kept its refresh token.
+    """
     id_token_signed_response_alg: tuple[str, ...] = ("RS256", "PS256", "ES256", "EdDSA")
     """Algorithms accepted for id_tokens, whatever a token's header says."""
 
@@ -137,6 +144,7 @@ class Client:
             object.__setattr__(self, name, _frozen_strings(name, getattr(self, name)))
         for name in ("resource", "id_token_signed_response_alg"):
             object.__setattr__(self, name, _tuple_of_strings(name, getattr(self, name)))
+        parse_rotation(self.rotation)
         _check_url("issuer", self.issuer)
         _check_identifier(self.client_id, self.basic_encoding)
         _check_client_auth(self.client_auth, self.client_secret)

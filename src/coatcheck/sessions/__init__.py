@@ -14,12 +14,10 @@ from coatcheck.sessions.cookie import (
     set_cookie,
 )
 from coatcheck.sessions.cookie_sessions import CookieSessions
-from coatcheck.sessions.memory import MemorySessionStore
 from coatcheck.sessions.seal import KeyRing, new_key
 from coatcheck.sessions.server_side import ServerSideSessions
 from coatcheck.sessions.session import Claims, Session
 from coatcheck.sessions.sessions import SessionHandle, Sessions
-from coatcheck.sessions.sqlite import SQLiteSessionStore
 from coatcheck.sessions.store import Change, Part, ReplacePart, SessionRow, SessionStore, Touch
 
 __all__ = [
@@ -29,10 +27,8 @@ __all__ = [
     "CookieSessions",
     "Cookies",
     "KeyRing",
-    "MemorySessionStore",
     "Part",
     "ReplacePart",
-    "SQLiteSessionStore",
     "SameSite",
     "ServerSideSessions",
     "Session",

@@ -15,6 +15,7 @@ A store sees hashes and sealed bytes. It cannot read a session, and a copy of it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
@@ -90,4 +91,29 @@ class SessionStore(Protocol):
 
     async def delete(self, key: bytes) -> SessionRow | None:
         """Delete the row and return it as it was; None when there is none (which is no error)."""
+        ...
+
+
+class SessionIndex(Protocol):
+    """
+    Finds sessions by whom they are about. *index_keys* are the `sub_key` or `sid_key` of rows: keyed hashes, of which
+    no two are equal by chance. With several, because a ring of several keys makes several hashes of one `sub`.
+
+    Every method may raise `StoreUnavailable`.
+    """
+
+    async def find(self, partition: str, index_keys: Sequence[bytes]) -> list[SessionRow]:
+        """Return the rows of *partition* with one of *index_keys* as `sub_key` or `sid_key`, dead ones perhaps too."""
+        ...
+
+    async def revoke(self, partition: str, index_keys: Sequence[bytes]) -> list[SessionRow]:
+        """Delete those rows and return them as they were. One that is created meanwhile may escape."""
+        ...
+
+    async def expire(self, now: float, *, limit: int) -> int:
+        """
+        Delete rows that are dead at *now* and values that have ended, about *limit* at most; return how many.
+
+        Several nodes may do so at once, and a store whose database does it by itself returns 0.
+        """
         ...

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from coatcheck.sessions import Change, MemorySessionStore, SessionRow, SessionStore, SQLiteSessionStore, Touch
+from coatcheck.sessions import Change, SessionRow, SessionStore, Touch
+from coatcheck.stores import MemoryStore, SQLiteStore
 from coatcheck.testing import stores
 from coatcheck.testing.stores import SESSION_STORE_CHECKS, StoreCheck, check_session_store
 
@@ -17,12 +18,12 @@ Opener = Callable[[Path], Callable[[], SessionStore]]
 
 
 def memory(folder: Path) -> Callable[[], SessionStore]:
-    store = MemorySessionStore()
+    store = MemoryStore()
     return lambda: store
 
 
 def sqlite(folder: Path) -> Callable[[], SessionStore]:
-    return lambda: SQLiteSessionStore(folder / "sessions.db")
+    return lambda: SQLiteStore(folder / "sessions.db")
 
 
 @pytest.mark.spec("SES-05", "SES-06", "SES-07", "SES-08")
@@ -38,7 +39,7 @@ async def _run(check: StoreCheck, open_store: Callable[[], SessionStore]) -> Non
 
 
 async def test_all_checks_run_in_one_call() -> None:
-    store = MemorySessionStore()
+    store = MemoryStore()
     await check_session_store(lambda: store)
     assert not store._rows
 
@@ -55,13 +56,13 @@ def test_every_check_is_in_the_suite() -> None:
 # Controls: each of these stores breaks one rule, and the suite has to say so.
 
 
-class Overwrites(MemorySessionStore):
+class Overwrites(MemoryStore):
     async def create(self, row: SessionRow) -> None:
         await self.delete(row.key)
         await super().create(row)
 
 
-class Resurrects(MemorySessionStore):
+class Resurrects(MemoryStore):
     """Saves what it read before, as a cache with write-back would."""
 
     def __init__(self) -> None:
@@ -80,13 +81,13 @@ class Resurrects(MemorySessionStore):
         await super().update(key, change)
 
 
-class ForgetsSilently(MemorySessionStore):
+class ForgetsSilently(MemoryStore):
     async def update(self, key: bytes, change: Change) -> None:
         if key in self._rows:
             await super().update(key, change)
 
 
-class NeverCompares(MemorySessionStore):
+class NeverCompares(MemoryStore):
     async def update(self, key: bytes, change: Change) -> None:
         row = self._rows.get(key)
         if row is not None and not isinstance(change, Touch):
@@ -94,7 +95,7 @@ class NeverCompares(MemorySessionStore):
         await super().update(key, change)
 
 
-class ComparesTooEarly(MemorySessionStore):
+class ComparesTooEarly(MemoryStore):
     """Reads, waits, then writes: without a lock between them two writers both see the old version."""
 
     async def update(self, key: bytes, change: Change) -> None:
@@ -108,7 +109,7 @@ class ComparesTooEarly(MemorySessionStore):
             self._rows[key] = after
 
 
-class OneVersionForAll(MemorySessionStore):
+class OneVersionForAll(MemoryStore):
     async def update(self, key: bytes, change: Change) -> None:
         await super().update(key, change)
         row = self._rows[key]
@@ -116,37 +117,37 @@ class OneVersionForAll(MemorySessionStore):
         self._rows[key] = replace(row, claims_version=version, tokens_version=version)
 
 
-class TouchesBackwards(MemorySessionStore):
+class TouchesBackwards(MemoryStore):
     async def update(self, key: bytes, change: Change) -> None:
         await super().update(key, change)
         if isinstance(change, Touch):
             self._rows[key] = replace(self._rows[key], seen_at=change.seen_at)
 
 
-class TouchChangesAVersion(MemorySessionStore):
+class TouchChangesAVersion(MemoryStore):
     async def update(self, key: bytes, change: Change) -> None:
         await super().update(key, change)
         if isinstance(change, Touch):
             self._rows[key] = replace(self._rows[key], tokens_version=self._rows[key].tokens_version + 1)
 
 
-class DeletesWithoutARow(MemorySessionStore):
+class DeletesWithoutARow(MemoryStore):
     async def delete(self, key: bytes) -> SessionRow | None:
         await super().delete(key)
         return None
 
 
-class DropsTheSid(MemorySessionStore):
+class DropsTheSid(MemoryStore):
     async def create(self, row: SessionRow) -> None:
         await super().create(replace(row, sid_key=None))
 
 
-class AnswersWithTheLastRow(MemorySessionStore):
+class AnswersWithTheLastRow(MemoryStore):
     async def load(self, key: bytes) -> SessionRow | None:
         return next(reversed(self._rows.values()), None)
 
 
-class CachesReads(MemorySessionStore):
+class CachesReads(MemoryStore):
     """A cache that no write invalidates."""
 
     def __init__(self) -> None:
@@ -193,4 +194,4 @@ def test_every_check_has_a_store_that_fails_it() -> None:
 
 async def test_two_stores_that_do_not_share_their_data_are_found_out() -> None:
     with pytest.raises(AssertionError, match="seen by every other opener"):
-        await check_session_store(MemorySessionStore)
+        await check_session_store(MemoryStore)

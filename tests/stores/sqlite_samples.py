@@ -6,7 +6,8 @@ import sqlite3
 from datetime import timedelta
 from pathlib import Path
 
-from coatcheck.sessions import SessionRow, SQLiteSessionStore
+from coatcheck.sessions import SessionRow
+from coatcheck.stores import SQLiteStore
 from tests.sessions.samples import HOUR, NOW
 
 KEY = bytes(range(32))
@@ -29,9 +30,9 @@ def row(key: bytes = KEY, *, tokens: bytes = b"sealed tokens", seen_at: float = 
     )
 
 
-def impatient(path: Path) -> SQLiteSessionStore:
+def impatient(path: Path) -> SQLiteStore:
     """A store that does not wait for others."""
-    return SQLiteSessionStore(path, busy_timeout=timedelta(0))
+    return SQLiteStore(path, busy_timeout=timedelta(0))
 
 
 class held:

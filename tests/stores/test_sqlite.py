@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from coatcheck.errors import ConfigurationError, SessionGone, StoreUnavailable
-from coatcheck.sessions import ReplacePart, SQLiteSessionStore, Touch
+from coatcheck.sessions import ReplacePart, Touch
+from coatcheck.stores import SQLiteStore
 from tests.sessions.samples import HOUR, NOW, Browser, log_in, opened, server_side, ticket_of
-from tests.sessions.sqlite_samples import KEY, held, impatient, row
+from tests.stores.sqlite_samples import KEY, held, impatient, row
 from tests.testing.clocks import HandClock
 
 # On the disk
@@ -25,7 +26,7 @@ from tests.testing.clocks import HandClock
 async def test_no_secret_and_no_name_is_in_the_files(tmp_path: Path) -> None:
     """Looked for in the database, its log and its index while they are open, when most of it is still in the log."""
     path = tmp_path / "sessions.db"
-    sessions, browser = server_side(SQLiteSessionStore(path)), Browser()
+    sessions, browser = server_side(SQLiteStore(path)), Browser()
     handle = await log_in(
         sessions,
         browser,
@@ -48,7 +49,7 @@ async def test_no_secret_and_no_name_is_in_the_files(tmp_path: Path) -> None:
 async def test_file_and_folder_are_for_their_owner_only(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        store = SQLiteSessionStore(tmp_path / "new" / "sessions.db")
+        store = SQLiteStore(tmp_path / "new" / "sessions.db")
         await store.create(row())
     finally:
         os.umask(before)
@@ -59,10 +60,10 @@ async def test_file_and_folder_are_for_their_owner_only(tmp_path: Path) -> None:
 
 
 async def test_sessions_outlive_the_process_that_made_them(tmp_path: Path) -> None:
-    store = SQLiteSessionStore(tmp_path / "sessions.db")
+    store = SQLiteStore(tmp_path / "sessions.db")
     await store.create(row())
     await store.aclose()
-    again = SQLiteSessionStore(tmp_path / "sessions.db")
+    again = SQLiteStore(tmp_path / "sessions.db")
     assert await again.load(KEY) == row()
     await again.aclose()
 
@@ -71,7 +72,7 @@ async def test_a_relative_path_stays_where_it_was_when_the_folder_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    store = SQLiteSessionStore("sessions.db")
+    store = SQLiteStore("sessions.db")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     await store.create(row())
@@ -82,11 +83,11 @@ async def test_a_relative_path_stays_where_it_was_when_the_folder_changes(
 @pytest.mark.parametrize("name", ["", ":memory:", "file:sessions.db?mode=memory"])
 def test_a_path_that_names_no_file_is_refused(name: str) -> None:
     with pytest.raises(ConfigurationError, match="memory store"):
-        SQLiteSessionStore(name)
+        SQLiteStore(name)
 
 
 async def test_writes_are_durable_and_in_a_write_ahead_log(tmp_path: Path) -> None:
-    store = SQLiteSessionStore(tmp_path / "sessions.db")
+    store = SQLiteStore(tmp_path / "sessions.db")
     await store.create(row())
     database = store._file()
 
@@ -107,7 +108,7 @@ async def test_writes_are_durable_and_in_a_write_ahead_log(tmp_path: Path) -> No
 @pytest.mark.spec("SES-10")
 async def test_dead_rows_are_deleted_in_small_batches(tmp_path: Path) -> None:
     clock = HandClock(NOW)
-    store = SQLiteSessionStore(tmp_path / "sessions.db", clock)
+    store = SQLiteStore(tmp_path / "sessions.db", clock)
     await store.create(row())
     for number in range(250):
         await store.create(row(number.to_bytes(32, "big")))
@@ -126,7 +127,7 @@ async def test_dead_rows_are_deleted_in_small_batches(tmp_path: Path) -> None:
 
 async def test_cleaning_happens_at_most_once_a_minute(tmp_path: Path) -> None:
     clock = HandClock(NOW)
-    store = SQLiteSessionStore(tmp_path / "sessions.db", clock)
+    store = SQLiteStore(tmp_path / "sessions.db", clock)
     await store.create(row())
     await store.create(replace(row(bytes(32)), expires_at=NOW + 30))
     clock.forward(timedelta(seconds=59))
@@ -138,7 +139,7 @@ async def test_cleaning_happens_at_most_once_a_minute(tmp_path: Path) -> None:
     await store.aclose()
 
 
-async def count(store: SQLiteSessionStore) -> int:
+async def count(store: SQLiteStore) -> int:
     """Counted in the writer's thread, so after everything that was handed to it before."""
 
     def rows(connection: sqlite3.Connection) -> int:
@@ -150,7 +151,7 @@ async def count(store: SQLiteSessionStore) -> int:
 
 
 async def test_a_closed_store_opens_again_on_the_next_use(tmp_path: Path) -> None:
-    store = SQLiteSessionStore(tmp_path / "sessions.db")
+    store = SQLiteStore(tmp_path / "sessions.db")
     await store.aclose()
     await store.create(row())
     await store.aclose()
@@ -161,7 +162,7 @@ async def test_a_closed_store_opens_again_on_the_next_use(tmp_path: Path) -> Non
 
 
 async def test_a_use_during_the_close_is_a_fault_of_the_store(tmp_path: Path) -> None:
-    store = SQLiteSessionStore(tmp_path / "sessions.db")
+    store = SQLiteStore(tmp_path / "sessions.db")
     await store.create(row())
     database = store._file()
     await store.aclose()
@@ -170,7 +171,7 @@ async def test_a_use_during_the_close_is_a_fault_of_the_store(tmp_path: Path) ->
 
 
 async def test_a_read_does_not_suspend_once_the_file_is_open(tmp_path: Path) -> None:
-    store = SQLiteSessionStore(tmp_path / "sessions.db")
+    store = SQLiteStore(tmp_path / "sessions.db")
     await store.create(row())
     await store.load(KEY)
     loading = store.load(KEY)
@@ -183,7 +184,7 @@ async def test_a_read_does_not_suspend_once_the_file_is_open(tmp_path: Path) -> 
 # Faults
 
 
-Use = Callable[[SQLiteSessionStore], Awaitable[object]]
+Use = Callable[[SQLiteStore], Awaitable[object]]
 USES: list[Use] = [
     lambda store: store.load(KEY),
     lambda store: store.create(row(bytes(32))),
@@ -200,7 +201,7 @@ async def test_every_fault_of_the_file_is_the_stores_with_its_cause(use: Use, tm
     (tmp_path / "garbage.db").write_bytes(b"this is no database" * 100)
     (tmp_path / "file").write_bytes(b"")
     for path in (tmp_path / "folder.db", tmp_path / "garbage.db", tmp_path / "file" / "sessions.db"):
-        store = SQLiteSessionStore(path)
+        store = SQLiteStore(path)
         with pytest.raises(StoreUnavailable, match=str(path)) as caught:
             await use(store)
         assert isinstance(caught.value.__cause__, (sqlite3.Error, OSError))
@@ -224,7 +225,7 @@ async def test_a_locked_file_is_a_fault_of_the_store(use: Use, tmp_path: Path) -
 async def test_the_store_recovers_without_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "sessions.db"
     path.mkdir()
-    store = SQLiteSessionStore(path)
+    store = SQLiteStore(path)
     with pytest.raises(StoreUnavailable):
         await store.create(row())
     path.rmdir()
@@ -235,7 +236,7 @@ async def test_the_store_recovers_without_a_restart(tmp_path: Path) -> None:
 
 @pytest.mark.spec("SES-12")
 async def test_a_connection_that_breaks_is_opened_anew(tmp_path: Path) -> None:
-    store = SQLiteSessionStore(tmp_path / "sessions.db")
+    store = SQLiteStore(tmp_path / "sessions.db")
     await store.create(row())
     await store.load(KEY)
     database = store._file()
@@ -250,7 +251,7 @@ async def test_a_connection_that_breaks_is_opened_anew(tmp_path: Path) -> None:
 
 
 async def test_a_write_that_fails_leaves_everything_as_it_was(tmp_path: Path) -> None:
-    store = SQLiteSessionStore(tmp_path / "sessions.db")
+    store = SQLiteStore(tmp_path / "sessions.db")
     await store.create(row())
 
     def delete_and_fail(connection: sqlite3.Connection) -> None:
@@ -266,7 +267,7 @@ async def test_a_write_that_fails_leaves_everything_as_it_was(tmp_path: Path) ->
 
 async def test_a_file_of_a_newer_schema_is_refused_with_both_versions(tmp_path: Path) -> None:
     path = tmp_path / "sessions.db"
-    store = SQLiteSessionStore(path)
+    store = SQLiteStore(path)
     await store.create(row())
     await store.aclose()
     newer = sqlite3.connect(path)

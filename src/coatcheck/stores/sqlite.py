@@ -25,8 +25,8 @@ from weakref import WeakKeyDictionary
 
 from coatcheck.clock import SYSTEM_CLOCK, Clock
 from coatcheck.errors import ConfigurationError, SessionGone, StaleVersion, StoreUnavailable
-from coatcheck.sessions.sqlite_file import SQLiteFile, Work
 from coatcheck.sessions.store import Change, SessionRow, Touch
+from coatcheck.stores.sqlite_file import SQLiteFile, Work
 
 T = TypeVar("T")
 
@@ -74,7 +74,7 @@ _CLEAN_EVERY = 60.0
 _CLEAN_AT_ONCE = 100
 
 
-class SQLiteSessionStore:
+class SQLiteStore:
     """
     A session store in the SQLite file *path*. The file and its folder are made when they are missing.
 

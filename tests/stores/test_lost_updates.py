@@ -10,11 +10,8 @@ import pytest
 from coatcheck.errors import (
     StaleVersion,
 )
-from coatcheck.sessions import (
-    MemorySessionStore,
-    SessionStore,
-    SQLiteSessionStore,
-)
+from coatcheck.sessions import SessionStore
+from coatcheck.stores import MemoryStore, SQLiteStore
 from tests.sessions.samples import (
     NOW,
     TENTH,
@@ -86,7 +83,7 @@ async def test_the_slower_of_two_renewals_learns_that_it_is_stale() -> None:
 @pytest.mark.spec("SES-08")
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 async def test_two_hundred_users_at_once_each_get_their_own(kind: str, tmp_path: Path) -> None:
-    store: SessionStore = MemorySessionStore() if kind == "memory" else SQLiteSessionStore(tmp_path / "sessions.db")
+    store: SessionStore = MemoryStore() if kind == "memory" else SQLiteStore(tmp_path / "sessions.db")
     sessions = server_side(store)
     browsers = [Browser() for _ in range(200)]
     for number, browser in enumerate(browsers):

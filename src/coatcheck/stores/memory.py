@@ -12,7 +12,7 @@ from coatcheck.sessions.store import Change, ReplacePart, SessionRow
 _LOOKS_PER_CREATE = 8
 
 
-class MemorySessionStore:
+class MemoryStore:
     """
     A session store in a dictionary. No method ever suspends, and threads may share it.
 

@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 
 from coatcheck.errors import StoreUnavailable
-from coatcheck.sessions import SessionRow, SQLiteSessionStore, Touch
-from tests.sessions import increment
-from tests.sessions.increment import increment_once
+from coatcheck.sessions import SessionRow, Touch
+from coatcheck.stores import SQLiteStore
 from tests.sessions.samples import NOW
-from tests.sessions.sqlite_samples import KEY, held, impatient, row
+from tests.stores import increment
+from tests.stores.increment import increment_once
+from tests.stores.sqlite_samples import KEY, held, impatient, row
 
 
 @pytest.mark.spec("SES-06")
@@ -44,7 +45,7 @@ def test_two_openers_may_make_the_file_at_the_same_moment(tmp_path: Path) -> Non
         path, together, faults = tmp_path / f"{attempt}.db", threading.Barrier(4), list[BaseException]()
 
         async def first_use(path: Path = path, together: threading.Barrier = together) -> None:
-            store = SQLiteSessionStore(path)
+            store = SQLiteStore(path)
             together.wait(10)
             assert await store.load(KEY) is None
             await store.aclose()
@@ -54,7 +55,7 @@ def test_two_openers_may_make_the_file_at_the_same_moment(tmp_path: Path) -> Non
 
 
 def test_event_loops_in_different_threads_share_a_store(tmp_path: Path) -> None:
-    store = SQLiteSessionStore(tmp_path / "sessions.db")
+    store = SQLiteStore(tmp_path / "sessions.db")
     asyncio.run(_create_and_close(store, row(tokens=b"0")))
     faults: list[BaseException] = []
 
@@ -72,7 +73,7 @@ def test_event_loops_in_different_threads_share_a_store(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_children_forked_while_a_thread_writes_open_the_file_for_themselves(tmp_path: Path) -> None:
     """As a server that loads the application, uses it and then forks: children inherit the object, open or not."""
-    store = SQLiteSessionStore(tmp_path / "sessions.db")
+    store = SQLiteStore(tmp_path / "sessions.db")
     asyncio.run(_create_and_close(store, row(tokens=b"0")))
     enough, by_the_parent = threading.Event(), 0
 
@@ -93,7 +94,7 @@ def test_children_forked_while_a_thread_writes_open_the_file_for_themselves(tmp_
     assert after is not None and int(after.tokens) == by_the_parent + 8 * 3
 
 
-def _fork_and_increment(store: SQLiteSessionStore, times: int) -> int:
+def _fork_and_increment(store: SQLiteStore, times: int) -> int:
     async def child() -> None:
         for _ in range(times):
             await increment_once(store, KEY)
@@ -124,7 +125,7 @@ async def test_a_read_does_not_wait_for_a_writer(tmp_path: Path) -> None:
 
 
 async def test_a_write_waits_for_the_writer_before_it(tmp_path: Path) -> None:
-    store = SQLiteSessionStore(tmp_path / "sessions.db")
+    store = SQLiteStore(tmp_path / "sessions.db")
     await store.create(row())
     with held(tmp_path / "sessions.db", "BEGIN IMMEDIATE"):
         waiting = asyncio.ensure_future(store.update(KEY, Touch(NOW + 1)))
@@ -138,7 +139,7 @@ async def test_a_write_waits_for_the_writer_before_it(tmp_path: Path) -> None:
 
 async def test_writes_that_wait_behind_each_other_give_up_together(tmp_path: Path) -> None:
     """Each with a patience of its own, the twentieth request would wait twenty times as long as the first."""
-    store = SQLiteSessionStore(tmp_path / "sessions.db", busy_timeout=timedelta(seconds=0.2))
+    store = SQLiteStore(tmp_path / "sessions.db", busy_timeout=timedelta(seconds=0.2))
     await store.create(row())
     began = time.monotonic()
     with held(tmp_path / "sessions.db", "BEGIN IMMEDIATE"):
@@ -167,16 +168,16 @@ def _in_threads(work: Callable[[], Coroutine[None, None, None]], count: int, fau
 
 
 async def _create(path: Path, what: SessionRow) -> None:
-    await _create_and_close(SQLiteSessionStore(path), what)
+    await _create_and_close(SQLiteStore(path), what)
 
 
-async def _create_and_close(store: SQLiteSessionStore, what: SessionRow) -> None:
+async def _create_and_close(store: SQLiteStore, what: SessionRow) -> None:
     await store.create(what)
     await store.aclose()
 
 
 async def _load(path: Path) -> SessionRow | None:
-    store = SQLiteSessionStore(path)
+    store = SQLiteStore(path)
     try:
         return await store.load(KEY)
     finally:

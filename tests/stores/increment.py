@@ -6,10 +6,11 @@ import asyncio
 import sys
 
 from coatcheck.errors import StaleVersion
-from coatcheck.sessions import ReplacePart, SQLiteSessionStore, Touch
+from coatcheck.sessions import ReplacePart, Touch
+from coatcheck.stores import SQLiteStore
 
 
-async def increment_once(store: SQLiteSessionStore, key: bytes) -> float:
+async def increment_once(store: SQLiteStore, key: bytes) -> float:
     """Read the number, add one and write it back until nobody was quicker. Returns the row's `seen_at`."""
     while True:
         row = await store.load(key)
@@ -22,7 +23,7 @@ async def increment_once(store: SQLiteSessionStore, key: bytes) -> float:
 
 
 async def main(path: str, key: bytes, times: int) -> None:
-    store = SQLiteSessionStore(path)
+    store = SQLiteStore(path)
     for _ in range(times):
         await store.update(key, Touch(await increment_once(store, key) + 1))
     await store.aclose()

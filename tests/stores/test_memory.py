@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from coatcheck.sessions import MemorySessionStore, ServerSideSessions
+from coatcheck.sessions import ServerSideSessions
+from coatcheck.stores import MemoryStore
 from tests.sessions.samples import POLICY, RING, Browser, log_in
 from tests.testing.clocks import HandClock
 
@@ -10,7 +11,7 @@ from tests.testing.clocks import HandClock
 async def test_dead_sessions_do_not_pile_up() -> None:
     """Nobody opens them any more, and still they go: a few at every login."""
     clock = HandClock()
-    store = MemorySessionStore(clock)
+    store = MemoryStore(clock)
     sessions = ServerSideSessions(store, RING, POLICY, clock=clock)
     largest = 0
     for _ in range(1000):
@@ -22,7 +23,7 @@ async def test_dead_sessions_do_not_pile_up() -> None:
 
 async def test_live_sessions_stay_whatever_else_is_cleaned_up() -> None:
     clock = HandClock()
-    store = MemorySessionStore(clock)
+    store = MemoryStore(clock)
     sessions = ServerSideSessions(store, RING, POLICY, clock=clock, idle_timeout=timedelta(hours=8))
     browser = Browser()
     await log_in(sessions, browser, now=clock.time())
