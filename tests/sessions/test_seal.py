@@ -201,6 +201,19 @@ def test_derived_keys_differ_by_purpose_application_and_ring() -> None:
     assert RING.derive("index") == derived[0]
 
 
+@pytest.mark.spec("STO-05")
+def test_nodes_in_the_middle_of_a_rotation_derive_common_keys_in_one_order() -> None:
+    old, new = new_key(), new_key()
+    before, appended, in_front, dropped = (
+        KeyRing(keys).derive_all("lease") for keys in ([old], [old, new], [new, old], [new])
+    )
+    assert appended == in_front
+    assert set(before) < set(appended) > set(dropped)
+    assert before == (KeyRing([old]).derive("lease"),)
+    assert not set(appended) & set(KeyRing([old, new]).derive_all("index"))
+    assert not set(appended) & set(KeyRing([old, new]).bound_to("shop").derive_all("lease"))
+
+
 @pytest.mark.spec("STO-06")
 def test_new_keys_are_accepted_and_differ() -> None:
     keys = [new_key() for _ in range(500)]
