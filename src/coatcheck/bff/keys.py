@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import mkstemp
 
 from coatcheck.errors import ConfigurationError
-from coatcheck.sessions.seal import KeyRing, new_key
+from coatcheck.sessions.key_file import key_from_file
+from coatcheck.sessions.seal import KeyRing
 
 DEVELOPMENT_FOLDER = Path(".coatcheck")
 """Where development mode keeps its key and its sessions, so that reloading the server logs nobody out."""
@@ -41,26 +40,7 @@ def development_database(folder: Path = DEVELOPMENT_FOLDER) -> Path:
 def development_key(folder: Path) -> str:
     """Read the key file, or make it. Of several processes that start together, one makes it and all read it."""
     _make_folder(folder)
-    path = folder / "key"
-    if not path.exists():
-        descriptor, fresh = mkstemp(dir=folder, prefix="key.")  # of its own name, readable by its owner only
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(new_key() + "\n")
-        try:
-            os.link(fresh, path)  # atomic, and it fails if somebody was first: never two different keys
-        except FileExistsError:
-            pass
-        finally:
-            os.unlink(fresh)
-    text = path.read_text(encoding="ascii", errors="replace").strip()
-    try:
-        KeyRing([text])
-    except ConfigurationError as error:
-        raise ConfigurationError(
-            f"{path} does not hold a key. Delete it: the next start makes a new one, and everybody logs in again.",
-            path="keys",
-        ) from error
-    return text
+    return key_from_file(folder / "key")
 
 
 def _make_folder(folder: Path) -> None:

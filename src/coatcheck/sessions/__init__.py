@@ -14,6 +14,7 @@ from coatcheck.sessions.cookie import (
     set_cookie,
 )
 from coatcheck.sessions.cookie_sessions import CookieSessions
+from coatcheck.sessions.key_file import key_from_file
 from coatcheck.sessions.seal import KeyRing, new_key
 from coatcheck.sessions.server_side import ServerSideSessions
 from coatcheck.sessions.session import Claims, Session
@@ -39,6 +40,7 @@ __all__ = [
     "Touch",
     "application_id",
     "delete_cookie",
+    "key_from_file",
     "new_key",
     "parse_cookies",
     "set_cookie",

@@ -1,0 +1,67 @@
+"""A key in a file: made once, for its owner only, by whoever comes first."""
+
+from __future__ import annotations
+
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from coatcheck.errors import ConfigurationError
+from coatcheck.sessions import KeyRing, key_from_file
+
+
+def test_a_key_file_is_made_once_and_read_from_then_on(tmp_path: Path) -> None:
+    path = tmp_path / "tool" / "deep" / "key"
+    key = key_from_file(path)
+    assert key_from_file(str(path)) == key
+    assert KeyRing([key]).open(KeyRing([key]).seal(b"x", purpose="p"), purpose="p") == b"x"
+
+
+def test_a_key_file_is_for_its_owner_only(tmp_path: Path) -> None:
+    path = tmp_path / "tool" / "key"
+    key_from_file(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert [each.name for each in path.parent.iterdir()] == ["key"], "nothing else that holds the key stays"
+
+
+def test_processes_that_start_together_agree_on_one_key(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from coatcheck.sessions import key_from_file
+print("ready", flush=True)
+sys.stdin.readline()
+print(key_from_file({str(tmp_path / "key")!r}))
+"""
+    command = [sys.executable, "-c", code]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    for process in processes:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    keys = {process.communicate(timeout=30)[0] for process in processes}
+    assert len(keys) == 1
+    assert key_from_file(tmp_path / "key") == keys.pop().strip()
+    assert [each.name for each in tmp_path.iterdir()] == ["key"]
+
+
+def test_a_key_that_is_there_is_never_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("hunter2\n")
+    with pytest.raises(ConfigurationError, match="Delete it") as caught:
+        key_from_file(path)
+    assert "hunter2" not in str(caught.value)
+    assert path.read_text() == "hunter2\n"
+
+
+def test_a_path_that_cannot_hold_a_key_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="can neither be read nor made"):
+        key_from_file(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigurationError, match="can neither be read nor made"):
+        key_from_file(tmp_path / "file" / "key")
