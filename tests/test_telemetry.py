@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 
 from opentelemetry import trace
 
+from coatcheck import telemetry
 from coatcheck.telemetry import token_requests, trace_id
 
 
@@ -20,3 +24,74 @@ def test_within_a_span_it_is_the_one_of_the_span() -> None:
 
 def test_instruments_work_without_an_sdk() -> None:
     token_requests.add(1, {"grant": "refresh_token", "outcome": "ok"})
+    telemetry.renewals.add(1, {"outcome": "renewed"})
+    telemetry.wait_time.record(0.25)
+
+
+APPLICATION = """
+import json
+from coatcheck import telemetry
+from opentelemetry import metrics
+
+made, measured = {}, []
+
+class Instrument:
+    def __init__(self, kind, name, unit):
+        self.name = name
+        made[name] = [kind, unit]
+
+    def add(self, amount, attributes=None, context=None):
+        measured.append([self.name, amount, attributes])
+
+    record = add
+
+class Meter(metrics.NoOpMeter):
+    def create_counter(self, name, unit="", description=""):
+        return Instrument("counter", name, unit)
+
+    def create_histogram(self, name, unit="", description="", **advice):
+        return Instrument("histogram", name, unit)
+
+class MeterProvider(metrics.NoOpMeterProvider):
+    def get_meter(self, name, *rest, **more):
+        return Meter(name)
+
+metrics.set_meter_provider(MeterProvider())  # later than the import of coatcheck, as in most applications
+telemetry.renewals.add(1, {"outcome": "renewed"})
+telemetry.waiters.record(200)
+telemetry.wait_time.record(0.25)
+telemetry.lease_wait.record(0.02)
+telemetry.in_doubt.add(1, {"decision": "send_again", "profile": "none"})
+telemetry.verdicts.add(1, {"kind": "transient"})
+telemetry.circuit_changes.add(1, {"state": "open", "reach": "issuer", "issuer": "https://issuer.example"})
+print(json.dumps([made, measured]))
+"""
+"""Runs in a process of its own: a meter provider is installed once and for all."""
+
+
+def test_what_is_measured_reaches_a_meter_provider_that_is_installed_later() -> None:
+    finished = subprocess.run([sys.executable, "-c", APPLICATION], capture_output=True, text=True, check=True)
+    made, measured = json.loads(finished.stdout)
+    assert made == {
+        "coatcheck.token_requests": ["counter", "{request}"],
+        "coatcheck.renewals": ["counter", "{renewal}"],
+        "coatcheck.renewal.waiters": ["histogram", "{caller}"],
+        "coatcheck.renewal.wait": ["histogram", "s"],
+        "coatcheck.renewal.lease_wait": ["histogram", "s"],
+        "coatcheck.renewal.in_doubt": ["counter", "{decision}"],
+        "coatcheck.token_verdicts": ["counter", "{verdict}"],
+        "coatcheck.circuit": ["counter", "{change}"],
+    }
+    assert measured == [
+        ["coatcheck.renewals", 1, {"outcome": "renewed"}],
+        ["coatcheck.renewal.waiters", 200, None],
+        ["coatcheck.renewal.wait", 0.25, None],
+        ["coatcheck.renewal.lease_wait", 0.02, None],
+        ["coatcheck.renewal.in_doubt", 1, {"decision": "send_again", "profile": "none"}],
+        ["coatcheck.token_verdicts", 1, {"kind": "transient"}],
+        [
+            "coatcheck.circuit",
+            1,
+            {"state": "open", "reach": "issuer", "issuer": "https://issuer.example"},
+        ],
+    ]
