@@ -14,6 +14,7 @@ from tests.rig.control_plane import ControlPlane
 from tests.rig.django_provider import DjangoProvider
 from tests.rig.echo_api import EchoAPI
 from tests.rig.oidc_provider import OIDCProvider
+from tests.rig.valkey import Valkey
 
 ASYNC_TEST_DEADLINE = 120.0
 """Seconds after which a coroutine test is taken to hang. Far beyond what any of them needs."""
@@ -63,6 +64,13 @@ def _providers_as_they_were(_running_providers: list[ControlPlane]) -> Iterator[
     yield
     for provider in _running_providers:
         provider.reset()
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[Valkey]:
+    """One Valkey server for the whole run: each test takes `valkey.fresh_url()`. To stop or hang one, start your own."""
+    with Valkey.start() as server:
+        yield server
 
 
 @pytest.fixture
