@@ -13,6 +13,7 @@ from coatcheck.errors import (
     InvalidGrant,
     LoginRequired,
     OAuthError,
+    ProtocolError,
     StoreUnavailable,
     TokenUnavailable,
     TransportError,
@@ -29,6 +30,19 @@ class VerdictKind(Enum):
     TRANSIENT = "transient"
 
 
+class Reach(Enum):
+    """Whose other requests a failure is about, from the narrowest to the widest: who had better wait."""
+
+    REQUEST = "request"
+    """Nobody else's: this grant, this scope, or something of our own, such as a store."""
+    GRANT_TYPE = "grant_type"
+    """All of the registration with this grant type."""
+    CLIENT = "client"
+    """All of the registration."""
+    ISSUER = "issuer"
+    """All to this authorization server."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """A judged failure, as a value: every waiter gets an exception of its own from `error()`."""
@@ -37,6 +51,7 @@ class Verdict:
     message: str
     code: str = ""
     retry_after: timedelta | None = None
+    reach: Reach = Reach.REQUEST
 
     def silence(self, *, at_least: float) -> float:
         """Return for how many seconds not to ask again: as long as the authorization server wants, up to a minute."""
@@ -64,6 +79,14 @@ _REMEDIES = {
     "invalid_request": "compare the parameters that were sent with what the authorization server documents",
     "invalid_dpop_proof": "compare the clocks of both machines",
 }
+
+
+_REACHES = {
+    "invalid_client": Reach.CLIENT,
+    "unauthorized_client": Reach.GRANT_TYPE,
+    "unsupported_grant_type": Reach.GRANT_TYPE,
+}
+_BUSY = frozenset({"temporarily_unavailable", "server_error", "slow_down"})
 
 
 def ended(message: str) -> Verdict:
@@ -98,15 +121,29 @@ def judge(error: CoatcheckError, *, issuer: str) -> Verdict:
         case OAuthError(error=code) if code in _NEEDS_USER:
             return Verdict(VerdictKind.NEEDS_USER, f"{issuer} wants to see the user: {error}", code="login_required")
         case OAuthError(error=code, retry_after=retry_after) if code in _REMEDIES:
+            message = f"{issuer} refused the token request: {error}; {_REMEDIES[code]}"
             return Verdict(
-                VerdictKind.MISCONFIGURED,
-                f"{issuer} refused the token request: {error}; {_REMEDIES[code]}",
-                retry_after=retry_after,
+                VerdictKind.MISCONFIGURED, message, retry_after=retry_after, reach=_REACHES.get(code, Reach.REQUEST)
             )
         case ConfigurationError():
-            return Verdict(VerdictKind.MISCONFIGURED, f"no token request to {issuer} can be made: {error}")
-        case OAuthError(retry_after=retry_after) | TransportError(retry_after=retry_after):
-            return Verdict(VerdictKind.TRANSIENT, f"{issuer} gave no token: {error}", retry_after=retry_after)
+            return Verdict(
+                VerdictKind.MISCONFIGURED, f"no token request to {issuer} can be made: {error}", reach=Reach.CLIENT
+            )
+        case OAuthError(error=code, retry_after=retry_after):
+            # A code that we do not know may be about this one grant: no reason to keep everybody else waiting.
+            reach = Reach.ISSUER if code in _BUSY or retry_after is not None else Reach.REQUEST
+            return Verdict(
+                VerdictKind.TRANSIENT, f"{issuer} gave no token: {error}", retry_after=retry_after, reach=reach
+            )
+        case TransportError(retry_after=retry_after):
+            message = f"{issuer} gave no token: {error}"
+            return Verdict(VerdictKind.TRANSIENT, message, retry_after=retry_after, reach=Reach.ISSUER)
+        case ProtocolError():
+            return Verdict(VerdictKind.TRANSIENT, f"{issuer} gave no usable token: {error}", reach=Reach.ISSUER)
+        case TokenUnavailable(retry_after=retry_after):
+            return Verdict(VerdictKind.TRANSIENT, str(error), retry_after=retry_after)
+        case StoreUnavailable():
+            return store_unavailable(error)
         case _:
             return Verdict(VerdictKind.TRANSIENT, f"{issuer} gave no usable token: {error}")
 
