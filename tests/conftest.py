@@ -14,6 +14,7 @@ from tests.rig.control_plane import ControlPlane
 from tests.rig.django_provider import DjangoProvider
 from tests.rig.echo_api import EchoAPI
 from tests.rig.oidc_provider import OIDCProvider
+from tests.rig.postgresql import PostgreSQL
 from tests.rig.valkey import Valkey
 
 ASYNC_TEST_DEADLINE = 120.0
@@ -56,6 +57,13 @@ def django_provider(_running_providers: list[ControlPlane]) -> Iterator[DjangoPr
     with DjangoProvider.start() as provider:
         _running_providers.append(provider)
         yield provider
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A PostgreSQL server for the whole run: each test takes its own database by `fresh_database()`."""
+    with PostgreSQL.start() as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)
