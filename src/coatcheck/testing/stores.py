@@ -15,18 +15,41 @@ store that keeps its data in itself returns the same object each time. No check 
 
 Without pytest, `asyncio.run(check_session_store(lambda: MySessionStore(database_url)))` runs all of them. A broken rule
 is an `AssertionError` that says which one.
+
+The same for whatever else your store can do: `SESSION_INDEX_CHECKS`, `LEASE_STORE_CHECKS`, `EXPIRING_STORE_CHECKS` and
+`NOTIFIER_CHECKS`. They rest on the system's clock.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 
 from coatcheck.errors import SessionGone, StaleVersion
 from coatcheck.sessions.store import Change, Part, ReplacePart, SessionRow, SessionStore, Touch
+from coatcheck.testing.expectations import expect, expect_raises, opened_twice
+from coatcheck.testing.expiring_stores import EXPIRING_STORE_CHECKS, check_expiring_store
+from coatcheck.testing.lease_stores import LEASE_STORE_CHECKS, check_lease_store
+from coatcheck.testing.notifiers import NOTIFIER_CHECKS, check_notifier
+from coatcheck.testing.session_indexes import SESSION_INDEX_CHECKS, check_session_index
+
+__all__ = [
+    "EXPIRING_STORE_CHECKS",
+    "LEASE_STORE_CHECKS",
+    "NOTIFIER_CHECKS",
+    "SESSION_INDEX_CHECKS",
+    "SESSION_STORE_CHECKS",
+    "OpenStore",
+    "StoreCheck",
+    "check_expiring_store",
+    "check_lease_store",
+    "check_notifier",
+    "check_session_index",
+    "check_session_store",
+]
 
 OpenStore = Callable[[], SessionStore]
 StoreCheck = Callable[[OpenStore], Awaitable[None]]
@@ -49,71 +72,71 @@ async def a_created_row_is_loaded_as_it_was(open_store: OpenStore) -> None:
         _row(claims=bytes(range(256)), tokens=b""),
         _row(tokens=secrets.token_bytes(65_536)),
     ]
-    async with _two(open_store) as (one, other):
+    async with opened_twice(open_store) as (one, other):
         for row in rows:
             await one.create(row)
-            _expect(await one.load(row.key) == row, "load must return what create was given, in every field")
-            _expect(await other.load(row.key) == row, "a finished write must be seen by every other opener at once")
+            expect(await one.load(row.key) == row, "load must return what create was given, in every field")
+            expect(await other.load(row.key) == row, "a finished write must be seen by every other opener at once")
             await one.delete(row.key)
 
 
 async def an_unknown_key_loads_none(open_store: OpenStore) -> None:
     """Absence is None, not an error, and another row is not an answer."""
-    async with _two(open_store) as (one, other):
+    async with opened_twice(open_store) as (one, other):
         row = _row()
         await one.create(row)
-        _expect(await other.load(secrets.token_bytes(32)) is None, "load of an unknown key must return None")
+        expect(await other.load(secrets.token_bytes(32)) is None, "load of an unknown key must return None")
         await one.delete(row.key)
 
 
 async def create_never_overwrites(open_store: OpenStore) -> None:
     """A second `create` under one key raises `StaleVersion` and leaves the first row."""
-    async with _two(open_store) as (one, other):
+    async with opened_twice(open_store) as (one, other):
         row = _row()
         await one.create(row)
-        await _expect_raises(StaleVersion, other.create(replace(_row(), key=row.key)), "create under an existing key")
-        _expect(await one.load(row.key) == row, "a refused create must change nothing")
+        await expect_raises(StaleVersion, other.create(replace(_row(), key=row.key)), "create under an existing key")
+        expect(await one.load(row.key) == row, "a refused create must change nothing")
         await one.delete(row.key)
 
 
 async def a_part_is_replaced_alone(open_store: OpenStore) -> None:
     """Replacing one part raises its version by one and touches nothing else."""
-    async with _two(open_store) as (one, other):
+    async with opened_twice(open_store) as (one, other):
         row = _row()
         await one.create(row)
         await one.update(row.key, ReplacePart("tokens", b"tokens 2", 1))
         after_tokens = replace(row, tokens=b"tokens 2", tokens_version=2)
-        _expect(
+        expect(
             await other.load(row.key) == after_tokens, "replacing the tokens must change them and their version only"
         )
         await other.update(row.key, ReplacePart("claims", b"claims 2", 1))
         after_claims = replace(after_tokens, claims=b"claims 2", claims_version=2)
-        _expect(await one.load(row.key) == after_claims, "replacing the claims must change them and their version only")
+        expect(await one.load(row.key) == after_claims, "replacing the claims must change them and their version only")
         await one.delete(row.key)
 
 
 async def a_stale_version_is_refused(open_store: OpenStore) -> None:
     """Any version but the stored one raises `StaleVersion` and changes nothing."""
-    async with _two(open_store) as (one, other):
+    async with opened_twice(open_store) as (one, other):
         row = _row(claims_version=4, tokens_version=7)
         await one.create(row)
         stale: list[tuple[Part, int]] = [("tokens", 6), ("tokens", 8), ("tokens", 4), ("claims", 3), ("claims", 7)]
         for part, version in stale:
             change = ReplacePart(part, b"stale", version)
-            await _expect_raises(StaleVersion, other.update(row.key, change), f"{part} of version {version}")
-        _expect(await one.load(row.key) == row, "a refused update must change nothing")
+            await expect_raises(StaleVersion, other.update(row.key, change), f"{part} of version {version}")
+        expect(await one.load(row.key) == row, "a refused update must change nothing")
         await one.delete(row.key)
 
 
 async def a_touch_only_moves_forward(open_store: OpenStore) -> None:
     """`seen_at` becomes the later of the two instants, and no version changes."""
-    async with _two(open_store) as (one, other):
+    async with opened_twice(open_store) as (one, other):
         row = _row()
         await one.create(row)
         await one.update(row.key, Touch(_NOW + 60.5))
         await other.update(row.key, Touch(_NOW + 30))
         touched = replace(row, seen_at=_NOW + 60.5)
-        _expect(await one.load(row.key) == touched, "a touch must keep the later instant and change nothing else")
+        expect(await one.load(row.key) == touched, "a touch must keep the later instant and change nothing else")
         await one.delete(row.key)
 
 
@@ -126,54 +149,52 @@ async def a_touch_and_a_replacement_do_not_undo_each_other(open_store: OpenStore
     ]
     wanted = {"seen_at": _NOW + 60, "tokens": b"tokens 2", "claims": b"claims 2"}
     for first in range(3):
-        async with _two(open_store) as (one, other):
+        async with opened_twice(open_store) as (one, other):
             row = _row()
             await one.create(row)
             await asyncio.gather(one.load(row.key), other.load(row.key))
             for step, store in ((0, one), (1, other), (2, one)):
                 await store.update(row.key, changes[(first + step) % 3])
             after = await other.load(row.key)
-            _expect(after is not None, "an update must not delete")
+            expect(after is not None, "an update must not delete")
             found = {name: getattr(after, name) for name in wanted}
-            _expect(found == wanted, f"lost update: {[name for name in wanted if found[name] != wanted[name]]}")
+            expect(found == wanted, f"lost update: {[name for name in wanted if found[name] != wanted[name]]}")
             await one.delete(row.key)
 
 
 async def an_update_never_creates(open_store: OpenStore) -> None:
     """A change that comes after the deletion raises `SessionGone`: who logged out stays logged out."""
-    async with _two(open_store) as (one, other):
+    async with opened_twice(open_store) as (one, other):
         row = _row()
         await one.create(row)
         await other.load(row.key)
         await one.delete(row.key)
         for change in (ReplacePart("tokens", b"late", 1), ReplacePart("claims", b"late", 1), Touch(_NOW + 60)):
-            await _expect_raises(
+            await expect_raises(
                 SessionGone, other.update(row.key, change), f"{type(change).__name__} after the deletion"
             )
-            _expect(await one.load(row.key) is None, "an update must never bring a deleted session back")
+            expect(await one.load(row.key) is None, "an update must never bring a deleted session back")
 
 
 async def delete_returns_the_row_once(open_store: OpenStore) -> None:
     """The last state of the row goes to whoever deleted it, so that its tokens can be revoked, and to nobody else."""
-    async with _two(open_store) as (one, other):
+    async with opened_twice(open_store) as (one, other):
         row, bystander = _row(), _row()
         await one.create(row)
         await one.create(bystander)
         await other.update(row.key, ReplacePart("tokens", b"tokens 2", 1))
         answers = await asyncio.gather(*(store.delete(row.key) for store in (one, other, one)))
         last = replace(row, tokens=b"tokens 2", tokens_version=2)
-        _expect(
-            [answer for answer in answers if answer is not None] == [last], "exactly one delete must return the row"
-        )
-        _expect(await one.load(row.key) is None, "a deleted row must be gone")
-        _expect(await other.load(row.key) is None, "a deletion must be seen by every other opener at once")
-        _expect(await other.load(bystander.key) == bystander, "delete must leave other rows alone")
+        expect([answer for answer in answers if answer is not None] == [last], "exactly one delete must return the row")
+        expect(await one.load(row.key) is None, "a deleted row must be gone")
+        expect(await other.load(row.key) is None, "a deletion must be seen by every other opener at once")
+        expect(await other.load(bystander.key) == bystander, "delete must leave other rows alone")
         await one.delete(bystander.key)
 
 
 async def exactly_one_of_many_writers_wins(open_store: OpenStore) -> None:
     """Twenty writers that read the same version: one write counts, nineteen learn that it is stale."""
-    async with _two(open_store) as (one, other):
+    async with opened_twice(open_store) as (one, other):
         row = _row()
         await one.create(row)
 
@@ -185,16 +206,16 @@ async def exactly_one_of_many_writers_wins(open_store: OpenStore) -> None:
             return number
 
         winners = [number for number in await asyncio.gather(*map(write, range(20))) if number is not None]
-        _expect(len(winners) == 1, f"{len(winners)} of 20 writers of one version succeeded instead of exactly one")
+        expect(len(winners) == 1, f"{len(winners)} of 20 writers of one version succeeded instead of exactly one")
         after = await one.load(row.key)
-        _expect(after is not None and after.tokens == b"%d" % winners[0], "the winner's value must be the stored one")
-        _expect(after is not None and after.tokens_version == 2, "one write must raise the version by one")
+        expect(after is not None and after.tokens == b"%d" % winners[0], "the winner's value must be the stored one")
+        expect(after is not None and after.tokens_version == 2, "one write must raise the version by one")
         await one.delete(row.key)
 
 
 async def no_increment_is_lost(open_store: OpenStore) -> None:
     """Eight tasks on two openers read, add one and write back until they win, while others touch the row."""
-    async with _two(open_store) as (one, other):
+    async with opened_twice(open_store) as (one, other):
         row = _row(tokens=b"0")
         await one.create(row)
 
@@ -219,16 +240,16 @@ async def no_increment_is_lost(open_store: OpenStore) -> None:
 
         await asyncio.gather(*(increment_often(store) for store in (one, other) * 4), touch(one), touch(other))
         after = await one.load(row.key)
-        _expect(
+        expect(
             after is not None and after.tokens == b"40", f"40 increments gave {after and after.tokens!r}: lost update"
         )
-        _expect(after is not None and after.seen_at == _NOW + 9, "a touch was lost")
+        expect(after is not None and after.seen_at == _NOW + 9, "a touch was lost")
         await one.delete(row.key)
 
 
 async def a_deletion_wins_over_writers(open_store: OpenStore) -> None:
     """A logout among busy writers: whatever the order, the row is gone afterwards."""
-    async with _two(open_store) as (one, other):
+    async with opened_twice(open_store) as (one, other):
         row = _row()
         await one.create(row)
 
@@ -239,13 +260,13 @@ async def a_deletion_wins_over_writers(open_store: OpenStore) -> None:
                 await store.update(row.key, change)
 
         await asyncio.gather(*map(write, range(10)), one.delete(row.key), *map(write, range(10, 20)))
-        _expect(await one.load(row.key) is None, "a session that was deleted among writers must stay deleted")
-        _expect(await other.load(row.key) is None, "a session that was deleted among writers must stay deleted")
+        expect(await one.load(row.key) is None, "a session that was deleted among writers must stay deleted")
+        expect(await other.load(row.key) is None, "a session that was deleted among writers must stay deleted")
 
 
 async def everybody_gets_their_own_row(open_store: OpenStore) -> None:
     """A hundred sessions, read and written at once: no answer reaches the wrong one."""
-    async with _two(open_store) as (one, other):
+    async with opened_twice(open_store) as (one, other):
         rows = [_row(tokens=b"of %d" % number) for number in range(100)]
         await asyncio.gather(*(one.create(row) for row in rows))
 
@@ -256,7 +277,7 @@ async def everybody_gets_their_own_row(open_store: OpenStore) -> None:
             after = await store.load(row.key)
             return before == row and after == replace(row, tokens=b"still of %d" % number, tokens_version=2)
 
-        _expect(all(await asyncio.gather(*map(use, range(100), rows))), "a session was answered with another's row")
+        expect(all(await asyncio.gather(*map(use, range(100), rows))), "a session was answered with another's row")
         await asyncio.gather(*(other.delete(row.key) for row in rows))
 
 
@@ -276,19 +297,6 @@ SESSION_STORE_CHECKS: tuple[StoreCheck, ...] = (
     everybody_gets_their_own_row,
 )
 """What a `SessionStore` has to do, one function a rule."""
-
-
-@asynccontextmanager
-async def _two(open_store: OpenStore) -> AsyncIterator[tuple[SessionStore, SessionStore]]:
-    """Open the store twice on the same data, and close what can be closed."""
-    stores = open_store(), open_store()
-    try:
-        yield stores
-    finally:
-        for store in stores:
-            close = getattr(store, "aclose", None)
-            if close is not None:
-                await close()
 
 
 def _row(
@@ -313,16 +321,3 @@ def _row(
         sub_key=secrets.token_bytes(32),
         sid_key=sid_key,
     )
-
-
-def _expect(kept: bool, rule: str) -> None:
-    if not kept:
-        raise AssertionError(rule)
-
-
-async def _expect_raises(error: type[Exception], attempt: Awaitable[object], what: str) -> None:
-    try:
-        await attempt
-    except error:
-        return
-    raise AssertionError(f"{what} must raise {error.__name__}, and it succeeded")
