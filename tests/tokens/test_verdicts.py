@@ -8,14 +8,26 @@ from coatcheck.errors import (
     CoatcheckError,
     ConfigurationError,
     InvalidGrant,
+    InvalidIDToken,
     InvalidTokenResponse,
+    LeaseLost,
     LoginRequired,
     OAuthError,
     StoreUnavailable,
     TokenUnavailable,
     TransportError,
 )
-from coatcheck.tokens.verdicts import Verdict, VerdictKind, judge, no_refresh_token, store_unavailable
+from coatcheck.tokens.verdicts import (
+    Reach,
+    Verdict,
+    VerdictKind,
+    ended,
+    judge,
+    no_refresh_token,
+    renewal_lost,
+    reuse_suspected,
+    store_unavailable,
+)
 
 MISCONFIGURED = ["invalid_client", "unauthorized_client", "invalid_scope", "invalid_target", "invalid_dpop_proof"]
 NEEDS_USER = ["interaction_required", "login_required", "consent_required"]
@@ -42,6 +54,7 @@ def test_only_invalid_grant_ends_a_session() -> None:
         (TransportError("no answer", sent=True), VerdictKind.TRANSIENT),
         (TransportError("no connection", sent=False), VerdictKind.TRANSIENT),
         (InvalidTokenResponse("no token in it"), VerdictKind.TRANSIENT),
+        (InvalidIDToken("of yesterday"), VerdictKind.TRANSIENT),
     ],
     ids=str,
 )
@@ -52,6 +65,71 @@ def test_everything_else_keeps_it(error: CoatcheckError, kind: VerdictKind) -> N
     raised = verdict.error(client="default")
     assert type(raised) is expected
     assert getattr(raised, "code", "") != "session_ended"
+
+
+@pytest.mark.spec("REF-13", "REF-16")
+@pytest.mark.parametrize(
+    ("error", "reach"),
+    [
+        (TransportError("answered 500", sent=True), Reach.ISSUER),
+        (InvalidTokenResponse("HTML"), Reach.ISSUER),
+        (OAuthError("temporarily_unavailable"), Reach.ISSUER),
+        (OAuthError("something_new", retry_after=timedelta(seconds=3)), Reach.ISSUER),
+        (OAuthError("invalid_client", status=401), Reach.CLIENT),
+        (ConfigurationError("no key"), Reach.CLIENT),
+        (OAuthError("unauthorized_client"), Reach.GRANT_TYPE),
+        (OAuthError("unsupported_grant_type"), Reach.GRANT_TYPE),
+        *(
+            (OAuthError(code), Reach.REQUEST)
+            for code in (*NEEDS_USER, "invalid_scope", "invalid_target", "something_new")
+        ),
+        (InvalidGrant("invalid_grant"), Reach.REQUEST),
+        (StoreUnavailable("down"), Reach.REQUEST),
+        (LeaseLost("lost"), Reach.REQUEST),
+        (TokenUnavailable("not now"), Reach.REQUEST),
+    ],
+    ids=str,
+)
+def test_a_failure_is_about_as_many_requests_as_it_can_be(error: CoatcheckError, reach: Reach) -> None:
+    assert judge(error, issuer="https://issuer.example").reach is reach
+
+
+@pytest.mark.spec("REF-12", "REF-13")
+def test_an_answer_that_was_lost_ends_the_session_with_a_code_of_its_own() -> None:
+    verdict = renewal_lost("https://issuer.example", "no answer within 10 s", client="default")
+    error = verdict.error(client="default")
+    assert verdict.kind is VerdictKind.ENDED
+    assert isinstance(error, LoginRequired)
+    assert error.code == "renewal_lost"
+
+
+def test_an_answer_that_was_lost_for_another_registration_ends_no_session() -> None:
+    error = renewal_lost("https://issuer.example", "no answer", client="other").error(client="other")
+    assert getattr(error, "code", None) == "login_required"
+
+
+@pytest.mark.spec("REF-35")
+def test_a_refresh_token_that_should_have_been_good_is_an_event_that_ordinary_ends_are_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ended("the grant is over").error(client="default")
+    no_refresh_token("default").error(client="default")
+    assert caplog.records == []
+    reuse_suspected("https://issuer.example", client="default", sub="alice", age=61.2)
+    (event,) = caplog.records
+    assert event.levelname == "WARNING"
+    assert vars(event)["event"] == "refresh_token_reuse_suspected"
+    assert "alice" in event.getMessage()
+    assert "61 s old" in event.getMessage()
+
+
+def test_a_refusal_of_our_own_keeps_its_time_to_come_back() -> None:
+    verdict = judge(TokenUnavailable("not before long", retry_after=timedelta(seconds=4)), issuer="i")
+    assert (verdict.kind, verdict.retry_after, verdict.message) == (
+        VerdictKind.TRANSIENT,
+        timedelta(seconds=4),
+        "not before long",
+    )
 
 
 def test_the_message_names_the_issuer_the_error_and_the_remedy() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import traceback
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +20,8 @@ from coatcheck.errors import (
     TransportError,
 )
 from coatcheck.tokens.values import DEFAULT_PARAMETERS
+
+_log = logging.getLogger("coatcheck")
 
 
 class VerdictKind(Enum):
@@ -97,6 +100,44 @@ def ended(message: str) -> Verdict:
 def ended_code(client: str) -> str:
     """Say what the end of a grant means: the session stands on the login's own, and on no other registration's."""
     return "session_ended" if client == DEFAULT_PARAMETERS.client else "login_required"
+
+
+def renewal_lost(issuer: str, what: str, *, client: str) -> Verdict:
+    """
+    A refresh token may have been used up by a request whose answer never arrived; it must not be sent again.
+
+    *what* says what happened to the request. Whoever wants to tell this from a grant that the authorization server
+    ended looks at the code.
+    """
+    message = (
+        f"the answer of {issuer} to a renewal was lost ({what}), and its refresh tokens must not be sent twice: "
+        'a login is needed; if it permits it, set rotation to "none" or "grace:<seconds>s"'
+    )
+    code = "renewal_lost" if client == DEFAULT_PARAMETERS.client else "login_required"
+    return Verdict(VerdictKind.ENDED, message, code=code)
+
+
+def reuse_suspected(issuer: str, *, client: str, sub: str, age: float) -> None:
+    """
+    Write a security event: a refresh token was refused that should have been good.
+
+    Call it on `invalid_grant` to the newest refresh token that is stored, when it was sent once and no newer one
+    appeared, unless the authorization server is known to keep refresh tokens: then it cannot tell that one is used
+    twice. That is all that is known. The user or an administrator may have ended the grant, it may have reached its
+    age, or somebody else has a copy of the token and used it first: *sub* and *age* (seconds since the token came) help
+    to find out which in the log of the authorization server.
+
+    RFC 9700 section 4.14.2.
+    """
+    _log.warning(
+        "%s refused the newest refresh token of %r (registration %r), %.0f s old and sent once: the grant was ended or "
+        "has expired there, or somebody else has used the token; the log of the authorization server knows which",
+        issuer,
+        sub,
+        client,
+        age,
+        extra={"event": "refresh_token_reuse_suspected", "issuer": issuer, "client": client, "sub": sub},
+    )
 
 
 def no_refresh_token(client: str) -> Verdict:
