@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Protocol
 
-from coatcheck.codec import DecodeError, decoder, encode
+from coatcheck.codec import decoder
 from coatcheck.errors import LoginRequired, SessionGone, StaleToken, StaleVersion, StoreUnavailable
 from coatcheck.sessions.sessions import SessionHandle
+from coatcheck.tokens.stored_grants import Grant, from_bytes, is_replaced, to_bytes
 from coatcheck.tokens.values import User, UserToken, UserTokenRequestParameters
 from coatcheck.tokens.verdicts import ended_code
 
-_FORMAT = b"\x01"
-"""The first byte of what is stored. A later format begins with another byte."""
-
 _WRITE_ATTEMPTS = 5
-_MOST_SLOTS = 32
-"""Access tokens of one grant in one session, beside that of the login and the newest: each takes a kilobyte or more."""
-_KEPT_AFTER_EXPIRY = 60.0
-"""Seconds: longer than a renewal takes, which looks for the token that it replaces."""
 
 
 class UserTokenStore(Protocol):
@@ -55,66 +48,7 @@ class UserTokenStore(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Slot:
-    """One access token."""
-
-    access_token: str = field(repr=False)
-    token_type: str
-    issued_at: float
-    expires_at: float | None
-    scope: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Grant:
-    """What the access tokens of one client registration share, and those tokens by slot."""
-
-    refresh_token: str | None = field(default=None, repr=False)
-    id_token: str | None = field(default=None, repr=False)
-    dpop_key: str | None = field(default=None, repr=False)
-    slots: dict[str, _Slot] = field(default_factory=dict, repr=False)
-    ended: bool = False
-
-    def token(self, slot_name: str) -> UserToken | None:
-        slot = self.slots.get(slot_name)
-        if slot is not None:
-            return UserToken(
-                access_token=slot.access_token,
-                token_type=slot.token_type,
-                issued_at=slot.issued_at,
-                expires_at=slot.expires_at,
-                scope=slot.scope,
-                refresh_token=self.refresh_token,
-                id_token=self.id_token,
-                dpop_key=self.dpop_key,
-            )
-        if self.refresh_token is None:
-            return None
-        return UserToken.from_refresh_token(self.refresh_token, id_token=self.id_token, dpop_key=self.dpop_key)
-
-    def with_token(self, slot_name: str, token: UserToken) -> _Grant:
-        slot = _Slot(token.access_token, token.token_type, token.issued_at, token.expires_at, token.scope)
-        slots = {**self._worth_keeping(token.issued_at), slot_name: slot} if token.access_token else self.slots
-        return _Grant(token.refresh_token, token.id_token, token.dpop_key, slots)
-
-    def _worth_keeping(self, now: float) -> dict[str, _Slot]:
-        """
-        Leave out access tokens that nobody asks for any more; whoever does gets a new one by the refresh token.
-
-        An application may ask for a scope of its own in each request. The token of the login stays: it says what was
-        granted.
-        """
-        if self.refresh_token is None:
-            return self.slots
-        others = [
-            name for name, slot in self.slots.items() if name and (slot.expires_at or now) + _KEPT_AFTER_EXPIRY >= now
-        ]
-        newest = sorted(others, key=lambda name: self.slots[name].issued_at)[-_MOST_SLOTS:]
-        return {name: slot for name, slot in self.slots.items() if not name or name in newest}
-
-
-_Grants = dict[str, _Grant]
+_Grants = dict[str, Grant]
 """By the name of the client registration."""
 
 _decode_grants = decoder(_Grants).decode
@@ -141,14 +75,14 @@ class SessionUserTokenStore:
         for attempt in range(_WRITE_ATTEMPTS):
             data, version = await handle.tokens(reload=attempt > 0)
             grants = _read(data)
-            if replaces is not None and not _same(_token(grants, parameters.client, parameters.slot), replaces):
+            if replaces is not None and not is_replaced(_token(grants, parameters.client, parameters.slot), replaces):
                 if attempt == 0:
                     continue  # compared with a copy from the beginning of the request
                 raise StaleToken("another token is stored than the one to be replaced")
             grant = grants.get(parameters.client) if replaces is not None else None
-            grants[parameters.client] = (grant or _Grant()).with_token(parameters.slot, token)
+            grants[parameters.client] = (grant or Grant()).with_token(parameters.slot, token)
             try:
-                return await handle.replace_tokens(_written(grants), version=version)
+                return await handle.replace_tokens(to_bytes(grants), version=version)
             except StaleVersion:
                 continue  # another slot or registration was written; look again whether this one was
         raise StoreUnavailable(f"the tokens of the session were changed {_WRITE_ATTEMPTS} times while writing them")
@@ -165,13 +99,13 @@ class SessionUserTokenStore:
             try:
                 data, version = await handle.tokens(reload=attempt > 0)
                 grants = _read(data)
-                held = grants.get(parameters.client, _Grant()).refresh_token
+                held = grants.get(parameters.client, Grant()).refresh_token
                 if attempt == 0:
                     refresh_token = held
                 elif held != refresh_token:
                     return
-                grants[parameters.client] = _Grant(ended=True)
-                return await handle.replace_tokens(_written(grants), version=version)
+                grants[parameters.client] = Grant(ended=True)
+                return await handle.replace_tokens(to_bytes(grants), version=version)
             except StaleVersion:
                 continue
             except SessionGone:
@@ -181,7 +115,7 @@ class SessionUserTokenStore:
 
 def session_bytes(token: UserToken, *, client: str = "default") -> bytes:
     """Return what a new session starts with when *token* came with the login."""
-    return _written({client: _Grant().with_token("", token)})
+    return to_bytes({client: Grant().with_token("", token)})
 
 
 def _handle(user: User) -> SessionHandle:
@@ -206,27 +140,5 @@ def _token(grants: _Grants, client: str, slot: str) -> UserToken | None:
     return grant.token(slot)
 
 
-def _same(stored: UserToken | None, replaces: UserToken) -> bool:
-    return (
-        stored is not None
-        and stored.access_token == replaces.access_token
-        and stored.refresh_token == replaces.refresh_token
-    )
-
-
-def _written(grants: _Grants) -> bytes:
-    return _FORMAT + encode(grants)
-
-
 def _read(data: bytes) -> _Grants:
-    if not data:
-        return {}
-    if data[:1] != _FORMAT:
-        raise StoreUnavailable(
-            f"the tokens of this session are in format {data[0]}, written by a newer coatcheck: "
-            "finish the update, or let the sessions run out"
-        )
-    try:
-        return _decode_grants(data[1:])
-    except DecodeError as error:
-        raise StoreUnavailable("the tokens of this session cannot be read") from error
+    return from_bytes(data, _decode_grants, what="session") if data else {}
