@@ -22,7 +22,8 @@ LARGE = bytes(5000)
 
 
 def in_cookies(ring: KeyRing = RING) -> CookieSessions:
-    return CookieSessions(ring, POLICY, clock=HandClock(NOW))
+    clock = HandClock(NOW)
+    return CookieSessions(ring, POLICY, clock=clock, coordination=MemoryStore(clock))
 
 
 async def test_who_logs_in_is_who_is_found_by_a_server_that_keeps_nothing() -> None:
@@ -189,7 +190,7 @@ async def test_without_slide_no_cookie_is_set() -> None:
 
 async def test_a_reload_notices_that_the_session_has_died_meanwhile() -> None:
     clock, browser = HandClock(NOW), Browser()
-    sessions = CookieSessions(RING, POLICY, clock=clock)
+    sessions = CookieSessions(RING, POLICY, clock=clock, coordination=MemoryStore(clock))
     handle = await log_in(sessions, browser)
     assert await handle.tokens(reload=True) == (b"the tokens", 1)
     clock.forward(timedelta(hours=1))
@@ -245,7 +246,7 @@ async def test_a_slide_and_new_tokens_in_one_request_are_one_set_of_cookies() ->
 async def test_a_cookie_of_one_application_is_none_in_another() -> None:
     browser = Browser()
     await log_in(in_cookies(), browser)
-    there = CookieSessions(RING, OTHER_POLICY, clock=HandClock(NOW))
+    there = CookieSessions(RING, OTHER_POLICY, clock=HandClock(NOW), coordination=MemoryStore())
     crossing = parse_cookies([(b"cookie", f"{OTHER_POLICY.session}={browser.jar[POLICY.session]}".encode())])
     assert await there.open(crossing, now=NOW) is None
     assert await there.open(browser.cookies(), now=NOW) is None
@@ -386,7 +387,7 @@ async def test_a_late_response_does_not_overwrite_the_session_of_the_next_user()
 
 async def test_what_is_remembered_of_ended_sessions_is_bounded_and_ends_with_them() -> None:
     clock = HandClock(NOW)
-    sessions = CookieSessions(RING, POLICY, clock=clock)
+    sessions = CookieSessions(RING, POLICY, clock=clock, coordination=MemoryStore(clock))
     for _ in range(10):
         await sessions.end(await log_in(sessions, Browser()))
     assert len(sessions._ended) == 10

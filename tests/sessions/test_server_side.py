@@ -245,6 +245,6 @@ async def test_a_session_deleted_while_it_is_touched_is_no_session() -> None:
 
 
 async def test_a_handle_of_other_sessions_is_refused() -> None:
-    handle = await log_in(CookieSessions(RING, POLICY), Browser())
+    handle = await log_in(CookieSessions(RING, POLICY, coordination=MemoryStore()), Browser())
     with pytest.raises(TypeError):
         await server_side().end(handle)

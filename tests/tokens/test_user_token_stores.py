@@ -32,7 +32,9 @@ async def test_the_default_store_conforms_in_server_side_sessions(check: UserTok
 @every_check
 async def test_the_default_store_conforms_in_cookie_sessions(check: UserTokenStoreCheck) -> None:
     clock = HandClock()
-    sessions = CookieSessions(KeyRing([new_key()]), CookiePolicy("abcdefgh"), clock=clock)
+    sessions = CookieSessions(
+        KeyRing([new_key()]), CookiePolicy("abcdefgh"), clock=clock, coordination=MemoryStore(clock)
+    )
     await check(SessionUserTokenStore, lambda: _with_session(sessions, clock))
 
 

@@ -38,7 +38,8 @@ def make_sessions(
     """
     policy, clock = settings.cookies, settings.clock
     if choice == "cookie":
-        return CookieSessions(ring, policy, lifetime=lifetime, idle_timeout=idle_timeout, clock=clock)
+        durations = {"lifetime": lifetime, "idle_timeout": idle_timeout}
+        return CookieSessions(ring, policy, clock=clock, coordination=MemoryStore(clock), **durations)
     if isinstance(choice, str) or choice is None:
         store = _store(choice, settings)
     elif callable(getattr(choice, "load", None)) and callable(getattr(choice, "update", None)):

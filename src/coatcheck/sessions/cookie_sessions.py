@@ -1,32 +1,41 @@
 """
-Cookie sessions: the whole session, tokens included, travels sealed in the browser's cookies. Nothing is stored here.
+Cookie sessions: the whole session, tokens included, travels sealed in the browser's cookies.
 
 What that costs, so that nobody is surprised: a session is ended by deleting its cookies. This process remembers that
-while the session could live, so that the late response of another request does not log the browser in again; in other
-processes, and after a restart, a copied cookie stays good until it dies of age or idleness. Of two requests that renew
-at once, the cookies of one win. And all of it has to fit into three cookies. Both ends of its life stand inside the
-seal and are checked at every request.
+while the session could live, so that the late response of another request does not log the browser in again. Other
+processes learn of it from the coordination store, when they renew: a copied cookie stays good there for as long as its
+access token does. And all of it has to fit into three cookies. Both ends of its life stand inside the seal and are
+checked at every request.
+
+New tokens reach the browser with the response, or never. So they are written to the coordination store before they are
+used, and wait there until the browser has them: `pending.py` says how, `generations.py` what may go wrong on the way.
 """
 
 from __future__ import annotations
 
+import logging
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from itertools import islice
 from typing import Any
 
 from coatcheck import base64url
 from coatcheck.clock import SYSTEM_CLOCK, Clock
-from coatcheck.codec import DecodeError, decoder, encode
-from coatcheck.errors import SealBroken, SessionGone, StaleVersion, UnknownSealKey
+from coatcheck.codec import DecodeError, encode
+from coatcheck.coordination import ExpiringStore
+from coatcheck.errors import CookieTooLarge, SealBroken, SessionGone, StaleVersion, StoreUnavailable, UnknownSealKey
 from coatcheck.sessions.chunks import chunk_names, join, split
 from coatcheck.sessions.cookie import CookiePolicy, Cookies, delete_cookie
+from coatcheck.sessions.cookie_contents import Contents, Head, read
+from coatcheck.sessions.generations import LATE, Generations
+from coatcheck.sessions.pending import PendingTokens
 from coatcheck.sessions.seal import KeyRing
 from coatcheck.sessions.server_side import TOUCH_AFTER, in_seconds
-from coatcheck.sessions.session import Claims, Session
 from coatcheck.sessions.sessions import SessionHandle
+
+_log = logging.getLogger("coatcheck")
 
 _PURPOSE = "cookie session"
 _ID_BYTES = 32
@@ -40,6 +49,9 @@ class CookieSessions:
     """
     Sessions that the browser keeps, sealed with *ring*. *lifetime* and *idle_timeout* as for `ServerSideSessions`.
 
+    *coordination* is where new tokens wait for the browser. All processes that serve the same browsers share it; it
+    knows the same time as *clock*, and is closed by whoever made it.
+
     Raises:
         ConfigurationError: one of the durations is not above zero.
     """
@@ -52,17 +64,25 @@ class CookieSessions:
         lifetime: timedelta = timedelta(hours=8),
         idle_timeout: timedelta = timedelta(hours=1),
         clock: Clock = SYSTEM_CLOCK,
+        coordination: ExpiringStore,
     ) -> None:
         self._ring = ring.bound_to(policy.application_id)
         self._policy = policy
         self._lifetime, self._idle_timeout = in_seconds(lifetime, idle_timeout)
         self._clock = clock
         self._names = chunk_names(policy.session)
-        self._remembered: dict[str, _Contents] = {}
+        self._remembered: dict[str, Contents] = {}
         self._ended: dict[str, float] = {}
+        self._pending = PendingTokens(coordination, self._ring, policy.application_id)
+        self.generations = Generations(self._pending, clock=clock, ended=self._remember_end)
+        """What this process knows of newer cookies than a browser brings; for the handles."""
 
     async def open(self, cookies: Cookies, *, now: float, slide: bool = True) -> SessionHandle | None:
-        """See `Sessions.open`. It never suspends, and a cookie that cannot be read is no session, never an error."""
+        """
+        See `Sessions.open`. A cookie that cannot be read is no session, never an error.
+
+        It suspends only when a cookie slides and is known to be behind (see `generations.py`).
+        """
         text = join(self._names, cookies)
         if text is None:
             return None
@@ -71,12 +91,28 @@ class CookieSessions:
             return None
         if now >= contents.head.dead_at or self.ended(contents.head.id):
             return None
+        self.generations.presented(contents)
         if slide and now - contents.head.seen_at >= contents.head.idle_timeout * TOUCH_AFTER:
-            contents = replace(contents, head=replace(contents.head, seen_at=now))
-            return CookieHandle(self, contents, self.sealed(contents))
-        return CookieHandle(self, contents, [])
+            return await self._used(contents, now)
+        return CookieHandle(self, contents, carried=contents.head)
 
-    def _opened(self, text: str) -> _Contents | None:
+    async def _used(self, carried: Contents, now: float) -> SessionHandle | None:
+        """Have the cookie slide, and not bring back tokens that are known to be old."""
+        latest = carried
+        if self.generations.is_behind(carried.head):
+            try:
+                latest = await self.generations.latest(carried)
+            except SessionGone:
+                return None
+            except StoreUnavailable as fault:
+                _log.debug("a cookie that is behind cannot be brought up to date now: %s", fault)
+        pending = latest.head.pending and not self.generations.is_settled(latest.head)
+        slid = replace(latest, head=replace(latest.head, seen_at=now, pending=pending))
+        handle = CookieHandle(self, slid, carried=carried.head)
+        handle.take(slid)
+        return handle
+
+    def _opened(self, text: str) -> Contents | None:
         """
         Open the seal, or remember what the very same text held: opening takes 20 us, twice as long as all other checks.
 
@@ -86,7 +122,7 @@ class CookieSessions:
         if remembered is not None:
             return remembered
         try:
-            contents = _read(self._ring.open(base64url.decode(text), purpose=_PURPOSE))
+            contents = read(self._ring.open(base64url.decode(text), purpose=_PURPOSE))
         except (ValueError, SealBroken, UnknownSealKey, DecodeError):
             return None
         if len(self._remembered) >= _REMEMBERED:
@@ -115,7 +151,7 @@ class CookieSessions:
         Raises:
             CookieTooLarge: claims and tokens do not fit into three cookies.
         """
-        head = _Head(
+        head = Head(
             id=base64url.encode(secrets.token_bytes(_ID_BYTES)),
             iss=iss,
             sub=sub,
@@ -126,33 +162,46 @@ class CookieSessions:
             idle_timeout=self._idle_timeout,
             tokens_version=1,
         )
-        contents = _Contents(head, encode(dict(claims)), tokens)
+        contents = Contents(head, encode(dict(claims)), tokens)
         lines = self.sealed(contents)
         if isinstance(replaces, CookieHandle):
-            self._end(replaces, [])  # no deletions: they would hit the cookies of the new session
+            await self._end(replaces, [])  # no deletions: they would hit the cookies of the new session
         return CookieHandle(self, contents, lines)
 
     async def end(self, handle: SessionHandle) -> None:
-        """See `Sessions.end`: the cookies are deleted. A copy that somebody made of them is good in other processes."""
+        """
+        See `Sessions.end`: the cookies are deleted, and no renewal anywhere can bring the session back.
+
+        It never fails. When the coordination store is unavailable, the session ends for this process and this browser.
+        """
         if not isinstance(handle, CookieHandle):
             raise TypeError("the handle was opened by other sessions than these")
-        self._end(handle, [delete_cookie(name, same_site=self._policy.same_site) for name in self._names])
+        await self._end(handle, [delete_cookie(name, same_site=self._policy.same_site) for name in self._names])
 
-    def _end(self, handle: CookieHandle, lines: list[bytes]) -> None:
+    async def _end(self, handle: CookieHandle, lines: list[bytes]) -> None:
         handle.end(lines)
         session = handle.session
         for text, contents in list(self._remembered.items()):
             if contents.head.id == session.id:
                 self._remembered.pop(text, None)
-        self._ended[session.id] = session.expires_at
-        for id_, expires_at in list(
-            islice(self._ended.items(), 2)
-        ):  # one is added and two may go, so they cannot pile up
-            if len(self._ended) > _MOST_ENDED or expires_at <= self._clock.time():
+        self._remember_end(session.id, session.expires_at)
+        try:
+            await self._pending.bury(session.id, until=session.expires_at)
+        except StoreUnavailable as fault:
+            _log.warning(
+                "a session in cookies was ended in this process and in its browser, but other processes could not be "
+                "told: a renewal that is under way there goes on. See to the coordination store: %s",
+                fault,
+            )
+
+    def _remember_end(self, session_id: str, expires_at: float) -> None:
+        self._ended[session_id] = expires_at
+        for id_, until in list(islice(self._ended.items(), 2)):  # one is added and two may go: they cannot pile up
+            if len(self._ended) > _MOST_ENDED or until <= self._clock.time():
                 self._ended.pop(id_, None)
 
     def ended(self, session_id: str) -> bool:
-        """Say whether the session was ended here."""
+        """Say whether the session was ended, as far as this process knows."""
         return session_id in self._ended
 
     def presented(self, cookies: Cookies) -> bool:
@@ -165,53 +214,120 @@ class CookieSessions:
         return [delete_cookie(name, same_site=self._policy.same_site) for name in names]
 
     async def aclose(self) -> None:
-        """See `Sessions.aclose`: there is nothing to close."""
+        """See `Sessions.aclose`. What is done in the background comes to its end; the store is not closed."""
+        await self.generations.aclose()
 
-    def sealed(self, contents: _Contents) -> list[bytes]:
+    def sealed(self, contents: Contents) -> list[bytes]:
         """Return the `Set-Cookie` values that carry *contents*; raises `CookieTooLarge`."""
         sealed = self._ring.seal(contents.plaintext(), purpose=_PURPOSE)
         return split(self._names, base64url.encode(sealed), same_site=self._policy.same_site)
 
-    def alive(self, contents: _Contents) -> bool:
+    def alive(self, contents: Contents) -> bool:
         """Say whether the session has neither reached its end nor been idle for too long."""
-        return self._clock.time() < contents.head.dead_at
+        return self.time() < contents.head.dead_at
+
+    def time(self) -> float:
+        """Seconds since the epoch."""
+        return self._clock.time()
 
 
 class CookieHandle:
     """A session in cookies, within one request: what changes here reaches the browser by `set_cookies`."""
 
-    __slots__ = ("_contents", "_cookies", "_ended", "_sessions", "session")
+    __slots__ = ("_carried", "_contents", "_cookies", "_ended", "_looked_at", "_sessions", "session")
 
     renews_inline = True
 
-    def __init__(self, sessions: CookieSessions, contents: _Contents, cookies: list[bytes]) -> None:
+    def __init__(
+        self,
+        sessions: CookieSessions,
+        contents: Contents,
+        cookies: Sequence[bytes] = (),
+        *,
+        carried: Head | None = None,
+    ) -> None:
         self.session = contents.session()
         self._sessions = sessions
         self._contents = contents
-        self._cookies = cookies
+        self._cookies = list(cookies)
+        self._carried = carried  # what the browser has; None at a login
+        self._looked_at = sessions.time()
         self._ended = False
 
     async def tokens(self, *, reload: bool = False) -> tuple[bytes, int]:
-        """See `SessionHandle.tokens`. There is no other place to reload from; only the end of the session shows."""
+        """
+        See `SessionHandle.tokens`. With *reload* this handle takes over what waits for the browser, and brings it.
+
+        Raises:
+            SessionGone: the session ended, here or in another process.
+            StoreUnavailable: with *reload* only; nobody can say whether there are newer tokens.
+        """
         if self._is_over() or (reload and not self._sessions.alive(self._contents)):
             raise SessionGone("the session has ended")
+        if reload:
+            started_at = self._sessions.time()
+            latest = await self._sessions.generations.latest(self._contents)
+            if self._is_over():
+                raise SessionGone("the session has ended")
+            self._looked_at = started_at
+            if latest.head.tokens_version > self._contents.head.tokens_version:
+                self.take(latest)
         return self._contents.tokens, self._contents.head.tokens_version
 
     async def replace_tokens(self, data: bytes, *, version: int) -> None:
-        """See `SessionHandle.replace_tokens`. `CookieTooLarge` when *data* does not fit; then nothing has changed."""
+        """
+        See `SessionHandle.replace_tokens`. They are safe when it returns, even if the browser never gets the cookie.
+
+        Raises:
+            SessionGone: the session ended, here or in another process; nobody will use these tokens.
+            StaleVersion: another request, perhaps in another process, has replaced the tokens first. Reload.
+            CookieTooLarge: *data* does not fit. Nothing has changed.
+            StoreUnavailable: *data* may wait for the browser or not. Try again with the same, or reload.
+        """
+        if self._is_over() or not self._sessions.alive(self._contents):
+            raise SessionGone("the session has ended")
+        if self._contents.head.tokens_version != version:
+            raise StaleVersion("the tokens were replaced meanwhile")
+        contents = self._contents.with_tokens(data, generation=version + 1)
+        lines = self._sessions.sealed(contents)
+        started_at = self._sessions.time()
+        await self._sessions.generations.store(contents)
         if self._is_over():
             raise SessionGone("the session has ended")
-        head = self._contents.head
-        if head.tokens_version != version:
-            raise StaleVersion("the tokens were replaced meanwhile")
-        contents = replace(self._contents, head=replace(head, tokens_version=version + 1), tokens=data)
-        self._cookies = self._sessions.sealed(contents)
+        if self._contents.head.tokens_version == version:  # or another call with this handle has taken them over
+            self._contents, self._cookies, self._looked_at = contents, lines, started_at
+
+    def take(self, contents: Contents) -> None:
+        """Be *contents* from now on, and bring them to the browser."""
         self._contents = contents
+        try:
+            self._cookies = self._sessions.sealed(contents)
+        except CookieTooLarge:
+            self._cookies = []  # by a byte or two, as instants differ; whoever made these tokens has them in a cookie
 
     def set_cookies(self) -> list[bytes]:
-        """See `SessionHandle.set_cookies`. None at all for a session that another request has ended meanwhile."""
+        """
+        See `SessionHandle.set_cookies`. None at all for a session that another request has ended meanwhile.
+
+        None either for an older generation than this process knows of, or for a request that took so long that nobody
+        can tell (`generations.py` says why): the next request brings the newer one, or slides the cookie.
+        """
         lines, self._cookies = self._cookies, []
-        return lines if self._ended or not self._is_over() else []
+        if self._ended or not lines:
+            return lines
+        if self._is_over():
+            return []
+        if self._carried is None:
+            return lines
+        if self._sessions.generations.is_behind(self._contents.head) or self._is_late(self._carried):
+            return []
+        self._sessions.generations.handed_out(self._contents.head)
+        return lines
+
+    def _is_late(self, carried: Head) -> bool:
+        now = self._sessions.time()
+        nearly_idle = now - carried.seen_at >= carried.idle_timeout / 2
+        return now - self._looked_at > LATE and not nearly_idle
 
     def _is_over(self) -> bool:
         return self._ended or self._sessions.ended(self.session.id)
@@ -220,58 +336,3 @@ class CookieHandle:
         """Be no session any more, and have the response carry *lines* instead of what it had to carry."""
         self._ended = True
         self._cookies = lines
-
-
-@dataclass(frozen=True, slots=True)
-class _Head:
-    """What stands before the claims and the tokens inside the seal."""
-
-    id: str
-    iss: str
-    sub: str
-    sid: str | None
-    created_at: float
-    expires_at: float
-    seen_at: float
-    idle_timeout: float
-    tokens_version: int
-
-    @property
-    def dead_at(self) -> float:
-        return min(self.expires_at, self.seen_at + self.idle_timeout)
-
-
-_decode_head = decoder(_Head).decode
-
-
-@dataclass(frozen=True, slots=True)
-class _Contents:
-    """All that is sealed. The first two are JSON, which has no raw line ends; the tokens may hold any bytes."""
-
-    head: _Head
-    claims: bytes = field(repr=False)
-    tokens: bytes = field(repr=False)
-
-    def plaintext(self) -> bytes:
-        return b"\n".join((encode(self.head), self.claims, self.tokens))
-
-    def session(self) -> Session:
-        head = self.head
-        return Session(
-            id=head.id,
-            iss=head.iss,
-            sub=head.sub,
-            sid=head.sid,
-            claims=Claims(self.claims),
-            created_at=head.created_at,
-            expires_at=head.expires_at,
-            seen_at=head.seen_at,
-            idle_timeout=head.idle_timeout,
-        )
-
-
-def _read(plaintext: bytes) -> _Contents:
-    """Take the plaintext apart; raises `DecodeError` for what another version may have written."""
-    head, _, rest = plaintext.partition(b"\n")
-    claims, _, tokens = rest.partition(b"\n")
-    return _Contents(_decode_head(head), claims, tokens)
