@@ -152,6 +152,42 @@ def test_the_command_line_speaks_before_the_file(folder: Path) -> None:
     assert (config.server.listen.port, config.server.workers) == (9999, 2)
 
 
+def test_the_url_of_a_store_comes_from_where_secrets_are(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://shop:hush@db.internal:5432/shop?sslmode=require")
+    (folder / "redis.url").write_text("rediss://:hush@cache.internal/0\n")
+    places = 'store = { env = "DATABASE_URL" }\ncoordination = { file = "redis.url" }'
+    config = load(folder, WHOLE.replace('store = "sqlite:///var/lib/coatcheck/sessions.db"', places))
+    store, coordination = config.sessions.store, config.sessions.coordination
+    assert store is not None and store.url is not None and coordination is not None and coordination.url is not None
+    assert (store.url.kind, store.url.url) == (
+        "postgresql",
+        "postgresql://shop:hush@db.internal:5432/shop?sslmode=require",
+    )
+    assert (coordination.url.kind, coordination.url.url) == ("redis", "rediss://:hush@cache.internal/0")
+    assert (str(store), str(coordination)) == ("postgresql://db.internal:5432/shop", "rediss://cache.internal/0")
+    assert "hush" not in repr(config)
+
+
+def test_development_may_have_the_password_of_a_store_in_the_file(folder: Path) -> None:
+    config = load(folder, SMALL + '[sessions]\nstore = "postgresql://me:me@127.0.0.1/test"\n')
+    assert str(config.sessions.store) == "postgresql://127.0.0.1/test"
+
+
+def test_cookie_sessions_have_several_workers_when_these_share_a_place(folder: Path) -> None:
+    places = 'store = "cookie"\ncoordination = "sqlite://meet.db"'
+    config = load(folder, WHOLE.replace('store = "sqlite:///var/lib/coatcheck/sessions.db"', places))
+    assert (str(config.sessions.store), str(config.sessions.coordination)) == ("cookie", "sqlite://meet.db")
+    assert config.server.workers == 2
+
+
+@pytest.mark.parametrize("rotation", ["learn", "none", "strict", "grace:10s"])
+def test_the_rotation_of_each_registration(folder: Path, rotation: str) -> None:
+    clients = load(
+        folder, WHOLE.replace('client_id = "billing"', f'client_id = "billing"\nrotation = "{rotation}"')
+    ).clients
+    assert (clients["default"].rotation, clients["billing"].rotation) == ("learn", rotation)
+
+
 def test_secrets_stay_out_of_reprs(folder: Path) -> None:
     shown = repr(load(folder, WHOLE))
     assert "hush" not in shown
@@ -293,15 +329,65 @@ WRONG: dict[str, tuple[str, str, str]] = {
         "sessions.store: ",
         "add store =",
     ),
-    "store of a later version": (
-        WHOLE.replace("sqlite:///var/lib/coatcheck/sessions.db", "redis://localhost"),
+    "a password in the file": (
+        WHOLE.replace("sqlite:///var/lib/coatcheck/sessions.db", "postgresql://shop:hush@db/shop"),
         "sessions.store: ",
-        "no store for redis yet",
+        'postgresql://db/shop does not stand in the file itself: for the whole URL write { env = "NAME" }',
+    ),
+    "a password in an option": (
+        WHOLE.replace("sqlite:///var/lib/coatcheck/sessions.db", "postgresql://db/shop?password=hush"),
+        "sessions.store: ",
+        "the password in postgresql://db/shop does not stand in the file itself",
+    ),
+    "a password that ends too early": (
+        WHOLE.replace("sqlite:///var/lib/coatcheck/sessions.db", "redis://:hu/sh@db/0"),
+        "sessions.store: ",
+        "%2F for a slash",
+    ),
+    "a server without a name": (
+        WHOLE.replace("sqlite:///var/lib/coatcheck/sessions.db", "redis://"),
+        "sessions.store: ",
+        "names no host",
+    ),
+    "a store from a variable that is not set": (
+        WHOLE.replace('"sqlite:///var/lib/coatcheck/sessions.db"', '{ env = "NOT_SET_ANYWHERE" }'),
+        "sessions.store: ",
+        "the environment variable NOT_SET_ANYWHERE is not set",
+    ),
+    "a secret in place of a store": (
+        WHOLE.replace('"sqlite:///var/lib/coatcheck/sessions.db"', '{ env = "CLIENT_SECRET" }'),
+        "sessions.store: ",
+        "is not a kind of store",
+    ),
+    "no kind of store": (
+        WHOLE.replace('"sqlite:///var/lib/coatcheck/sessions.db"', "7"),
+        "sessions.store: ",
+        'write { env = "NAME" } or { file = "path" }',
+    ),
+    "coordination in cookies": (
+        WHOLE.replace("[sessions]", '[sessions]\ncoordination = "cookie"'),
+        "sessions.coordination: ",
+        "cannot meet in the browsers' cookies",
+    ),
+    "coordination of an unknown kind": (
+        WHOLE.replace("[sessions]", '[sessions]\ncoordination = "etcd://db"'),
+        "sessions.coordination: ",
+        "etcd://db is not a kind of store",
+    ),
+    "unknown rotation": (
+        WHOLE.replace('client_auth = "client_secret_post"', 'client_auth = "client_secret_post"\nrotation = "lax"'),
+        "client.rotation: ",
+        "'lax' is no rotation profile: use learn, none, strict, or grace:10s",
+    ),
+    "rotation of a named registration": (
+        WHOLE.replace('client_id = "billing"', 'client_id = "billing"\nrotation = "grace:0s"'),
+        "clients.billing.rotation: ",
+        "grace:10s",
     ),
     "a file in the root of the file system": (
         WHOLE.replace("sqlite:///var/lib/coatcheck/sessions.db", "sqlite:///sessions.db"),
         "sessions.store: ",
-        "write sqlite://sessions.db for a file beside this one",
+        "write sqlite://sessions.db for a relative path",
     ),
     "unknown store": (
         WHOLE.replace("sqlite:///var/lib/coatcheck/sessions.db", "sqlight:///x"),
@@ -312,6 +398,16 @@ WRONG: dict[str, tuple[str, str, str]] = {
         WHOLE.replace("sqlite:///var/lib/coatcheck/sessions.db", "memory"),
         "server.workers: ",
         "share no memory",
+    ),
+    "cookies and two workers": (
+        WHOLE.replace("sqlite:///var/lib/coatcheck/sessions.db", "cookie"),
+        "server.workers: ",
+        'add coordination = "redis://HOST"',
+    ),
+    "coordination in memory and two workers": (
+        WHOLE.replace("[sessions]", '[sessions]\ncoordination = "memory"'),
+        "server.workers: ",
+        "remove it, or name a store",
     ),
     "no workers": (WHOLE.replace("workers = 2", "workers = 0"), "server.workers: ", "from 1 to 256"),
     "workers as text": (
@@ -395,6 +491,11 @@ WRONG: dict[str, tuple[str, str, str]] = {
         "frontend.static: ",
         "all that is in there is public",
     ),
+    "coordination among the frontend's files": (
+        WHOLE.replace("[sessions]", '[sessions]\ncoordination = "sqlite://dist/meet.db"'),
+        "frontend.static: ",
+        "all that is in there is public",
+    ),
     "no fallback page": (WHOLE + 'fallback = "home.html"\n', "frontend.fallback: ", "there is no file"),
 }
 
@@ -422,6 +523,11 @@ def test_what_is_wrong_is_said_in_one_line_that_names_the_setting(folder: Path, 
         ("sqlite:///var/lib/coatcheck/sessions.db", "mysql://user:hunter2@db/x"),
         ("sqlite:///var/lib/coatcheck/sessions.db", "postgresql+asyncpg://user:hunt/er2?hunter2@db/x"),
         ("sqlite:///var/lib/coatcheck/sessions.db", "redis-cluster://db?password=hunter2"),
+        ("sqlite:///var/lib/coatcheck/sessions.db", "postgresql://user:hunter2@db/x"),
+        ("sqlite:///var/lib/coatcheck/sessions.db", "postgres://user:hunt/er2@db/x"),
+        ("sqlite:///var/lib/coatcheck/sessions.db", "rediss://:hunt?hunter2@db"),
+        ("sqlite:///var/lib/coatcheck/sessions.db", "redis://:hunt#hunter2@db"),
+        ("sqlite:///var/lib/coatcheck/sessions.db", "hunter2"),
         ("https://orders.internal/v1", "https://user:hunter2@orders.internal"),
         ("https://orders.internal/v1", "http://user:hunter2@orders.internal"),
         ("https://orders.internal/v1", "https://user:hunter2@orders.internal:port"),

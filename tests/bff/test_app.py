@@ -120,6 +120,9 @@ def test_a_public_url_that_cannot_carry_redirect_uris_stops_the_start(public_url
         ({"sessions": "redis"}, "sessions", "sqlite:///"),
         ({"sessions": "sqlite://"}, "sessions", "sqlite:///"),
         ({"sessions": object()}, "sessions", "SessionStore"),
+        ({"coordination": "cookie"}, "coordination", "redis://HOST"),
+        ({"coordination": MemoryStore}, "coordination", "is a class"),
+        ({"coordination": object()}, "coordination", "object lacks acquire, mark_sent, extend, release, add, get"),
         ({"save_tokens": False}, "save_tokens", "events"),
         ({"path_prefix": "bff"}, "path_prefix", "/bff"),
         ({"path_prefix": "/"}, "path_prefix", "/bff"),
@@ -149,8 +152,10 @@ def test_a_login_without_openid_says_nobody_logs_in() -> None:
 
 
 def test_a_connection_url_with_a_password_is_not_repeated() -> None:
-    message = refused(sessions="postgresql://shop:hunter2@db/shop")
-    assert "hunter2" not in message and "postgresql" in message
+    for name in ("sessions", "coordination"):
+        message = refused(**{name: "mysql://shop:hunter2@db/shop"})
+        assert message.startswith(f"{name}: mysql://db/shop is not a kind of store")
+        assert "hunter2" not in message
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from coatcheck.bff.problems import logger
 from coatcheck.bff.proxy import RemoteAPI
 from coatcheck.bff.public_url import PublicURL, parse_public_url
 from coatcheck.bff.settings import Settings
-from coatcheck.bff.storage import make_sessions
+from coatcheck.bff.storage import Coordination, make_storage
 from coatcheck.bff.transactions import LoginAttempts
 from coatcheck.bff.user import UserEndpoint
 from coatcheck.bff.who import current_request
@@ -54,7 +54,9 @@ class BFF:
     *client* is the registration that users log in with; *clients* are others, by name. *public_url* is the address in
     the browser's address bar: redirect URIs and origins come from it and from nowhere else. On localhost it means
     development mode, where a key and an SQLite file are made in `.coatcheck/`; elsewhere *keys* (`coatcheck new-key`)
-    and *sessions* have to be given: `"sqlite:///..."`, `"cookie"`, `"memory"`, or a `SessionStore`.
+    and *sessions* have to be given: `"sqlite:///..."`, `"postgresql://..."`, `"redis://..."`, `"cookie"`, `"memory"`,
+    or a `SessionStore`. *coordination*, a URL of the same kinds or an object, is where processes agree who renews: the
+    session store, unless that cannot, as with cookies; then it is memory, which is good for one process.
 
     *lifetime* (8 hours) is absolute, *idle_timeout* (1 hour) counts from the last use. *same_site* `"Lax"` lets other
     sites' links arrive logged in. *csrf_header* is the name and value that scripts of ours send, *path_prefix* where
@@ -78,6 +80,7 @@ class BFF:
         keys: Sequence[str] | None = None,
         clients: Mapping[str, Client] | None = None,
         sessions: str | SessionStore | Sessions | None = None,
+        coordination: str | Coordination | None = None,
         lifetime: timedelta = timedelta(hours=8),
         idle_timeout: timedelta = timedelta(hours=1),
         same_site: SameSite = "Strict",
@@ -101,6 +104,7 @@ class BFF:
             raise ConfigurationError("the tokens of a login would be lost: give events=, too", path="save_tokens")
         for at, given, method in (
             ("sessions", sessions, None),
+            ("coordination", coordination, None),
             ("user_token_store", user_token_store, "get_token"),
             ("client_assertions", client_assertions, "get_client_assertion"),
             ("events", events, "tokens_received"),
@@ -119,6 +123,10 @@ class BFF:
         self._forwarder = forwarder if forwarder is not None else PyreqwestForwarder()
         self._remote_apis: RouteTable[RemoteAPI] = RouteTable()
         self._installed = False
+        ring = key_ring(keys, development=self._settings.development)
+        self._storage = make_storage(
+            sessions, coordination, self._settings, ring, lifetime=lifetime, idle_timeout=idle_timeout
+        )
         self.tokens = Tokens(
             {**(clients or {}), "default": client},
             store=user_token_store,
@@ -127,14 +135,12 @@ class BFF:
             clock=clock,
             checkpoints=checkpoints,
         )
-        ring = key_ring(keys, development=self._settings.development)
-        self._sessions = make_sessions(sessions, self._settings, ring, lifetime=lifetime, idle_timeout=idle_timeout)
-        settings, tokens = self._settings, self.tokens
+        settings, tokens, all_sessions = self._settings, self.tokens, self._storage.sessions
         server = tokens.authorization_server()
         attempts = LoginAttempts(ring, settings.cookies, issuer=client.issuer)
-        arrival = Arrival(settings, tokens, self._sessions, save_tokens=save_tokens, events=events)
+        arrival = Arrival(settings, tokens, all_sessions, save_tokens=save_tokens, events=events)
         link, logged_out = LogoutLink(settings, ring), LoggedOut(settings, ring)
-        logout = Logout(settings, tokens, self._sessions, link, logged_out)
+        logout = Logout(settings, tokens, all_sessions, link, logged_out)
         endpoints = {
             "/login": Endpoint(Login(settings, server, attempts)),
             "/callback": Endpoint(Callback(settings, server, attempts, arrival), hides_query=True),
@@ -147,7 +153,7 @@ class BFF:
             logger.info("development mode: register the redirect URI %s at %s", settings.redirect_uri, client.issuer)
         self._desk = Desk(
             settings,
-            self._sessions,
+            all_sessions,
             {settings.endpoints + path: endpoint for path, endpoint in endpoints.items()},
             settings.endpoints + "/",
             self._remote_apis,
@@ -252,7 +258,7 @@ class BFF:
     async def aclose(self) -> None:
         """Close what was opened in this event loop. The ASGI lifespan does it; call it only without one."""
         await self.tokens.aclose()
-        await self._sessions.aclose()
+        await self._storage.aclose()
         await self._forwarder.aclose()
 
 

@@ -1,15 +1,17 @@
-"""Where sessions live: from a word, a URL, or an object of the application's own."""
+"""Where sessions live and where processes agree: from a word, a URL, or an object of the application's own."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
-from typing import cast
+from typing import Protocol, TypeGuard, cast
 
 from coatcheck.bff.keys import development_database
 from coatcheck.bff.problems import logger
 from coatcheck.bff.settings import Settings
+from coatcheck.coordination import ExpiringStore, LeaseStore
 from coatcheck.errors import ConfigurationError
 from coatcheck.sessions.cookie_sessions import CookieSessions
 from coatcheck.sessions.seal import KeyRing
@@ -18,54 +20,124 @@ from coatcheck.sessions.sessions import Sessions
 from coatcheck.sessions.store import SessionStore
 from coatcheck.stores.memory import MemoryStore
 from coatcheck.stores.sqlite import SQLiteStore
+from coatcheck.stores.urls import KNOWN_STORES, Store, open_store
 
-_HOW = 'use "sqlite:///var/lib/app/sessions.db", "cookie", "memory", or an object that is a SessionStore'
+_SESSIONS_HOW = f'use {KNOWN_STORES}, "cookie", or an object that is a SessionStore'
+_COORDINATION_HOW = f"use {KNOWN_STORES}, or an object that is a LeaseStore and an ExpiringStore"
+_COORDINATION_METHODS = ("acquire", "mark_sent", "extend", "release", "add", "get", "replace", "discard")
 
 
-def make_sessions(
-    choice: str | SessionStore | Sessions | None,
+class Coordination(LeaseStore, ExpiringStore, Protocol):
+    """Where processes and nodes agree who renews, and leave what others have to know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """The sessions of one BFF, and where its processes agree; often both are one store."""
+
+    sessions: Sessions
+    coordination: Coordination
+
+    async def aclose(self) -> None:
+        """Close what both hold open in this event loop; a store opens again on its next use."""
+        await self.sessions.aclose()
+        close = cast("Callable[[], Awaitable[None]] | None", getattr(self.coordination, "aclose", None))
+        if close is not None:  # once more for a store that is both, which finds nothing left to close
+            await close()
+
+
+def make_storage(
+    sessions: str | SessionStore | Sessions | None,
+    coordination: str | Coordination | None,
     settings: Settings,
     ring: KeyRing,
     *,
     lifetime: timedelta,
     idle_timeout: timedelta,
-) -> Sessions:
+) -> Storage:
     """
-    Make the sessions of one BFF. None is SQLite in `.coatcheck/`, in development mode.
+    Make the sessions of one BFF, and find where its processes agree.
+
+    *sessions* None is SQLite in `.coatcheck/`, in development mode. *coordination* None is the session store when it
+    can coordinate, too, else memory: that is, this process alone.
 
     Raises:
-        ConfigurationError: nothing was chosen outside development mode, or the choice is unknown.
+        ConfigurationError: nothing was chosen outside development mode, the choice is unknown, or it cannot coordinate.
     """
+    store = _session_store(sessions, settings)
+    agreed = _coordination(coordination, sessions, store, settings)
+    _warn_of_memory(store, agreed)
+    durations = {"lifetime": lifetime, "idle_timeout": idle_timeout}
     policy, clock = settings.cookies, settings.clock
-    if choice == "cookie":
-        durations = {"lifetime": lifetime, "idle_timeout": idle_timeout}
-        return CookieSessions(ring, policy, clock=clock, coordination=MemoryStore(clock), **durations)
-    if isinstance(choice, str) or choice is None:
-        store = _store(choice, settings)
-    elif callable(getattr(choice, "load", None)) and callable(getattr(choice, "update", None)):
-        store = cast(SessionStore, choice)
-    elif callable(getattr(choice, "open", None)) and callable(getattr(choice, "presented", None)):
-        return cast(Sessions, choice)
-    else:
-        raise ConfigurationError(f"{type(choice).__name__} keeps no sessions: {_HOW}", path="sessions")
-    return ServerSideSessions(store, ring, policy, lifetime=lifetime, idle_timeout=idle_timeout, clock=clock)
+    if store is not None:
+        return Storage(ServerSideSessions(store, ring, policy, clock=clock, **durations), agreed)
+    if sessions == "cookie":
+        return Storage(CookieSessions(ring, policy, coordination=agreed, clock=clock, **durations), agreed)
+    return Storage(cast(Sessions, sessions), agreed)
 
 
-def _store(choice: str | None, settings: Settings) -> SessionStore:
+def can_coordinate(store: object) -> TypeGuard[Coordination]:
+    """Say whether *store* has what processes need to agree."""
+    return not _missing(store)
+
+
+def _session_store(choice: str | SessionStore | Sessions | None, settings: Settings) -> SessionStore | None:
+    """Return the store of server-side sessions; None where there is none, for cookies or sessions of another kind."""
     if choice is None:
         if not settings.development:
-            raise ConfigurationError(f"say where sessions are kept: {_HOW}", path="sessions")
+            raise ConfigurationError(f"say where sessions are kept: {_SESSIONS_HOW}", path="sessions")
         return SQLiteStore(development_database(), clock=settings.clock)
-    if choice == "memory":
-        if os.environ.get("WEB_CONCURRENCY", "1") not in ("", "1"):
-            logger.warning(
-                "sessions_in_memory: each of %s workers would know its own users only. Keep sessions in a database "
-                "(sessions='sqlite:///...'), or run one worker.",
-                os.environ["WEB_CONCURRENCY"],
-            )
-        return MemoryStore(settings.clock)
-    scheme, separator, path = choice.partition("://")
-    if scheme == "sqlite" and separator and path.strip("/"):
-        return SQLiteStore(Path(path), clock=settings.clock)
-    shown = choice.partition("@")[0].partition("?")[0][:40] if "@" not in choice else scheme + "://..."
-    raise ConfigurationError(f"{shown!r} is not a kind of session store: {_HOW}", path="sessions")
+    if choice == "cookie":
+        return None
+    if isinstance(choice, str):
+        return _opened(choice, settings, at="sessions")
+    if callable(getattr(choice, "load", None)) and callable(getattr(choice, "update", None)):
+        return cast(SessionStore, choice)
+    if callable(getattr(choice, "open", None)) and callable(getattr(choice, "presented", None)):
+        return None
+    raise ConfigurationError(f"{type(choice).__name__} keeps no sessions: {_SESSIONS_HOW}", path="sessions")
+
+
+def _coordination(choice: object, sessions: object, store: SessionStore | None, settings: Settings) -> Coordination:
+    same = choice is None or (isinstance(choice, str) and choice == sessions)
+    if same and can_coordinate(store):
+        return store
+    if choice is None:
+        return MemoryStore(clock=settings.clock)
+    if isinstance(choice, str):
+        return _opened(choice, settings, at="coordination")
+    if can_coordinate(choice):
+        return choice
+    message = f"{type(choice).__name__} lacks {', '.join(_missing(choice))}: {_COORDINATION_HOW}"
+    raise ConfigurationError(message, path="coordination")
+
+
+def _opened(url: str, settings: Settings, *, at: str) -> Store:
+    try:
+        return open_store(url, clock=settings.clock)
+    except ConfigurationError as error:
+        raise ConfigurationError(str(error), path=at) from error
+
+
+def _missing(store: object) -> list[str]:
+    return [name for name in _COORDINATION_METHODS if not callable(getattr(store, name, None))]
+
+
+def _warn_of_memory(store: SessionStore | None, coordination: Coordination) -> None:
+    """Servers that fork their workers themselves mostly say so in the environment; that is all that can be seen."""
+    workers = os.environ.get("WEB_CONCURRENCY", "1")
+    if workers in ("", "1"):
+        return
+    if isinstance(store, MemoryStore):
+        logger.warning(
+            "sessions_in_memory: each of %s workers would know its own users only. Keep sessions in a database "
+            "(sessions='sqlite:///...'), or run one worker.",
+            workers,
+        )
+    elif isinstance(coordination, MemoryStore):
+        logger.warning(
+            "coordination_in_memory: each of %s workers would renew the same tokens for itself, and a provider that "
+            "rotates refresh tokens would end sessions. Give coordination='redis://...' (or another store that they "
+            "share), or run one worker.",
+            workers,
+        )

@@ -14,7 +14,7 @@ import msgspec
 from coatcheck.bff.public_url import PublicURL, parse_public_url
 from coatcheck.config.explain import explain, missing_key, prefixed, unknown_key
 from coatcheck.config.rules import GatewayConfig, problems_between
-from coatcheck.config.values import Duration, Listen, Network, Secret, SecretReader
+from coatcheck.config.values import Duration, Listen, Network, Secret, SecretReader, StorePlace
 from coatcheck.config.words import (
     APIWords,
     ClientWords,
@@ -141,6 +141,7 @@ class _Reader:
             Listen: Listen.read,
             Network: Network.read,
             Secret: self._secrets.read,
+            StorePlace: self._secrets.read_store,
         }
         return readers[type_](value)
 

@@ -12,7 +12,8 @@ from coatcheck.config.explain import prefixed
 from coatcheck.config.words import APIWords, FrontendWords, ServerWords, SessionsWords
 from coatcheck.errors import ConfigurationError
 from coatcheck.oauth.client import Client
-from coatcheck.oauth.url import check_url, shown
+from coatcheck.oauth.url import check_url
+from coatcheck.stores.urls import KNOWN_STORES
 from coatcheck.tokens.values import TokenType
 
 RESERVED_PATHS = ("/bff", "/healthz", "/readyz")
@@ -72,42 +73,39 @@ def _check_development(config: GatewayConfig) -> None:
 
 
 def _check_sessions(config: GatewayConfig) -> None:
-    store = config.sessions.store
-    if store is None:
-        # Plain http without development mode has been told already.
-        if config.public_url.secure and not config.development:
-            message = 'is missing: add store = "sqlite:///var/lib/coatcheck/sessions.db", or store = "cookie"'
-            raise ConfigurationError(message, path="sessions.store")
-    elif store not in ("memory", "cookie"):
-        _check_store_url(store)
+    # Plain http without development mode has been told already.
+    if config.sessions.store is None and config.public_url.secure and not config.development:
+        message = 'is missing: add store = "sqlite:///var/lib/coatcheck/sessions.db", or store = "cookie"'
+        raise ConfigurationError(message, path="sessions.store")
+    if config.sessions.coordination is not None and config.sessions.coordination.url is None:
+        message = f"processes cannot meet in the browsers' cookies: use {KNOWN_STORES}"
+        raise ConfigurationError(message, path="sessions.coordination")
     if config.sessions.idle_timeout > config.sessions.lifetime:
         message = f"{config.sessions.idle_timeout} is longer than lifetime, {config.sessions.lifetime}: shorten it"
         raise ConfigurationError(message, path="sessions.idle_timeout")
-
-
-def _check_store_url(store: str) -> None:
-    known = 'use "sqlite:///path/to/sessions.db", "cookie" or "memory"'
-    scheme, separator, path = store.partition("://")
-    if scheme in ("postgresql", "postgres", "redis", "rediss", "valkey"):
-        raise ConfigurationError(f"this version has no store for {scheme} yet: {known}", path="sessions.store")
-    if scheme != "sqlite" or not separator or not path.strip("/"):
-        raise ConfigurationError(f"unknown store {shown(store)!r}: {known}", path="sessions.store")
-    if path.startswith("/") and path.count("/") == 1:
-        # Other libraries read three slashes as a relative path; nobody wants a database beside /etc and /usr.
-        message = f"{path} is in the root of the file system: write sqlite:/{path} for a file beside this one"
-        raise ConfigurationError(message, path="sessions.store")
 
 
 def _check_workers(config: GatewayConfig) -> None:
     workers = config.server.workers
     if not 1 <= workers <= 256:
         raise ConfigurationError(f"expected a number from 1 to 256, not {workers}", path="server.workers")
-    if workers > 1 and config.sessions.store in ("memory", "cookie"):
-        message = (
-            f'{workers} workers share no memory, and store = "{config.sessions.store}" coordinates renewals in memory: '
-            'use store = "sqlite:///path/to/sessions.db", or one worker'
-        )
+    if workers > 1 and (where := _in_memory(config.sessions)):
+        message = f"{workers} workers share no memory, and {where}, or use one worker"
         raise ConfigurationError(message, path="server.workers")
+
+
+def _in_memory(sessions: SessionsWords) -> str | None:
+    """What each worker would have for itself, and what to write instead."""
+    if sessions.store is not None and sessions.store.in_memory:
+        return 'store = "memory" keeps sessions there: use store = "sqlite:///path/to/sessions.db"'
+    if sessions.coordination is not None and sessions.coordination.in_memory:
+        return 'coordination = "memory" is where they would agree who renews: remove it, or name a store'
+    if sessions.store is not None and sessions.store.url is None and sessions.coordination is None:
+        return (
+            'with store = "cookie" they have no place to agree who renews: add coordination = "redis://HOST" or '
+            '"sqlite:///path/to/coordination.db"'
+        )
+    return None
 
 
 def _check_frontend(config: GatewayConfig) -> None:
@@ -125,10 +123,10 @@ def _check_frontend(config: GatewayConfig) -> None:
 
 def _check_nothing_private_in(static: Path, config: GatewayConfig) -> None:
     """Anybody may fetch what lies in the frontend's folder: not this file's neighbours, and not the sessions."""
-    store = config.sessions.store or ""
     private = [config.folder]
-    if store.startswith("sqlite://"):
-        private.append(config.folder / store.removeprefix("sqlite://"))
+    for place in (config.sessions.store, config.sessions.coordination):
+        if place is not None and place.url is not None and place.url.kind == "sqlite":
+            private.append(place.url.path(config.folder))
     for path in private:
         if path.resolve().is_relative_to(static):
             message = f"{path} lies in {static}, and all that is in there is public: name the folder of built files"

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from coatcheck.bff.public_url import is_loopback
+from coatcheck.errors import ConfigurationError
+from coatcheck.stores.urls import StoreURL
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(ms|s|m|h|d)")
@@ -116,6 +118,19 @@ class SecretReader:
                 raise ValueError(f"a secret does not stand in the file itself: {_HOW}")
         raise ValueError(f"not a secret: {_HOW}")
 
+    def read_store(self, value: object) -> StorePlace:
+        """Read `"cookie"` or the URL of a store, which is a secret when it holds a password; raise ValueError."""
+        text = value if isinstance(value, str) else self.read(value).text
+        if text == "cookie":
+            return StorePlace(None)
+        try:
+            place = StorePlace(StoreURL.parse(text))
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from None
+        if isinstance(value, str) and place.url is not None and place.url.holds_password and not self.development:
+            raise ValueError(f"the password in {place} does not stand in the file itself: for the whole URL {_HOW}")
+        return place
+
 
 class Secret:
     """A secret that was read from where it is kept."""
@@ -124,6 +139,24 @@ class Secret:
 
     def __init__(self, text: str) -> None:
         self.text: str = text
+
+
+class StorePlace:
+    """Where sessions rest: at a URL, or (None) in cookies. It prints itself without credentials."""
+
+    __slots__ = ("url",)
+
+    def __init__(self, url: StoreURL | None) -> None:
+        self.url: StoreURL | None = url
+
+    @property
+    def in_memory(self) -> bool:
+        return self.url is not None and self.url.kind == "memory"
+
+    def __str__(self) -> str:
+        return "cookie" if self.url is None else str(self.url)
+
+    __repr__ = __str__
 
 
 _HOW = 'write { env = "NAME" } or { file = "path" }'

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from coatcheck.config.values import Duration, Listen, Network, Secret
+from coatcheck.config.values import Duration, Listen, Network, Secret, StorePlace
 from coatcheck.tokens.values import TokenType
 
 
@@ -54,12 +54,14 @@ class ClientWords(Words, frozen=True, kw_only=True):
     basic_encoding: Literal["form", "raw"] = "form"
     unadvertised_iss: Literal["compare", "refuse"] = "compare"
     id_token_signed_response_alg: tuple[str, ...] | None = None
+    rotation: str | None = None
 
 
 class SessionsWords(Words, frozen=True, kw_only=True):
     """`[sessions]`"""
 
-    store: str | None = None
+    store: StorePlace | None = None
+    coordination: StorePlace | None = None
     lifetime: Duration = Duration(hours=8)
     idle_timeout: Duration = Duration(hours=1)
 
@@ -113,13 +115,11 @@ LATER: dict[str, str] = {
     "backchannel": "back-channel logout",
     "certificate": "mutual TLS (tls_client_auth)",
     "certificate_key": "mutual TLS (tls_client_auth)",
-    "coordination": "a coordination store of its own",
     "dpop": "DPoP at the token endpoint",
     "forward_auth": "forward authentication",
     "frontchannel": "front-channel logout",
     "frontends": "more than one frontend",
     "par": "pushed authorization requests",
-    "rotation": "rotation profiles",
     "silent_login": "silent login",
     "upstream_certificate": "client certificates for remote APIs",
     "websocket": "WebSocket",

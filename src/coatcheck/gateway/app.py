@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from coatcheck.bff.answers import Answer, ASGIApp, Receive, Scope
 from coatcheck.bff.app import BFF
-from coatcheck.bff.keys import DEVELOPMENT_FOLDER, development_database, development_key
+from coatcheck.bff.keys import DEVELOPMENT_FOLDER, development_key
 from coatcheck.bff.problems import Send, problem, send_problem
 from coatcheck.clock import SYSTEM_CLOCK, Clock
 from coatcheck.config import APIWords, GatewayConfig
@@ -18,9 +16,7 @@ from coatcheck.config.explain import prefixed
 from coatcheck.errors import ConfigurationError, StoreUnavailable
 from coatcheck.gateway.client_address import ClientAddress
 from coatcheck.gateway.frontend import Frontend
-from coatcheck.sessions.store import SessionStore
-from coatcheck.stores.memory import MemoryStore
-from coatcheck.stores.sqlite import SQLiteStore
+from coatcheck.gateway.stores import GatewayStores, open_stores, writing_development_files
 from coatcheck.telemetry import trace_id
 from coatcheck.tokens.renewal import Checkpoints, no_checkpoint
 from coatcheck.tokens.retrievers import AccessTokenRetriever, CachedAccessTokenRetriever, TokenExchangeRetriever
@@ -38,28 +34,29 @@ def create_app(
         ConfigurationError: what only building can find out: a retriever that cannot be imported, a key file that cannot
             be written.
     """
-    store = session_store(config, clock=clock)
-    bff = create_bff(config, store=store, clock=clock, checkpoints=checkpoints)
+    stores = open_stores(config, clock=clock)
+    bff = create_bff(config, stores=stores, clock=clock, checkpoints=checkpoints)
     app = bff.wrap(_behind_the_bff(config))
     if config.server.trusted_proxies:
         app = ClientAddress(app, config.server.trusted_proxies)
-    return Health(app, store)
+    return Health(app, stores)
 
 
 def create_bff(
-    config: GatewayConfig, *, store: SessionStore | None, clock: Clock, checkpoints: Checkpoints = no_checkpoint
+    config: GatewayConfig, *, stores: GatewayStores, clock: Clock, checkpoints: Checkpoints = no_checkpoint
 ) -> BFF:
-    """Build the part between the browser and the APIs. Without a *store*, sessions are in cookies."""
+    """Build the part between the browser and the APIs."""
     keys = config.keys
     if keys is None:
-        with _writing_development_files(config):
+        with writing_development_files(config):
             keys = (development_key(config.folder / DEVELOPMENT_FOLDER),)
     bff = BFF(
         config.clients["default"],
         public_url=config.public_url.absolute(""),
         keys=keys,
         clients={name: client for name, client in config.clients.items() if name != "default"},
-        sessions=store or "cookie",
+        sessions=stores.sessions or "cookie",
+        coordination=stores.coordination if hasattr(stores.coordination, "acquire") else None,  # XXX until H1 lands
         lifetime=config.sessions.lifetime,
         idle_timeout=config.sessions.idle_timeout,
         development=config.development,
@@ -74,40 +71,16 @@ def create_bff(
     return bff
 
 
-def session_store(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK) -> SessionStore | None:
-    """Make the store that the file names; None for cookies."""
-    match config.sessions.store:
-        case "cookie":
-            return None
-        case "memory":
-            return MemoryStore(clock)
-        case None:
-            with _writing_development_files(config):
-                return SQLiteStore(development_database(config.folder / DEVELOPMENT_FOLDER), clock=clock)
-        case url:
-            return SQLiteStore(config.folder / url.removeprefix("sqlite://"), clock=clock)
-
-
-@contextmanager
-def _writing_development_files(config: GatewayConfig) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        folder = config.folder / DEVELOPMENT_FOLDER
-        message = f"development mode cannot write into {folder}: {error.strerror}. Make it writable, or give keys"
-        raise ConfigurationError(message, path="keys") from error
-
-
 class Health:
     """
-    `/healthz`: this process answers. `/readyz`: it can read sessions. Before everything else, for probes know no hosts.
+    `/healthz`: this process answers. `/readyz`: so do its stores. Before everything else, for probes know no hosts.
 
     The authorization server does not count: who is logged in stays so while it is away.
     """
 
-    def __init__(self, app: ASGIApp, store: SessionStore | None) -> None:
+    def __init__(self, app: ASGIApp, stores: GatewayStores) -> None:
         self._app = app
-        self._store = store
+        self._stores = stores
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"] if scope["type"] == "http" else None
@@ -120,8 +93,7 @@ class Health:
 
     async def _ready(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            if self._store is not None:
-                await self._store.load(bytes(32))
+            await self._stores.ask()
         except StoreUnavailable:
             await send_problem(send, problem("store_unavailable"), trace_id=trace_id())
         else:

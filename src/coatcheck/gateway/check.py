@@ -10,7 +10,8 @@ from pathlib import Path
 from coatcheck.clock import SYSTEM_CLOCK
 from coatcheck.config import APIWords, ConfigurationProblems, GatewayConfig, load_config
 from coatcheck.errors import ConfigurationError, InvalidMetadata, TransportError
-from coatcheck.gateway.app import create_bff, session_store
+from coatcheck.gateway.app import create_bff
+from coatcheck.gateway.stores import GatewayStores, open_stores
 from coatcheck.oauth.client import Client
 from coatcheck.oauth.metadata import Metadata
 from coatcheck.provider import AuthorizationServer
@@ -26,16 +27,16 @@ class Findings:
 
 
 def check(file: Path) -> Findings:
-    """Read, resolve and build what a file describes, then fetch metadata and keys of every registration."""
+    """Read, resolve and build what a file describes; then ask its stores, and every authorization server."""
     try:
         config = load_config(file)
-        store = session_store(config)
-        bff = create_bff(config, store=store, clock=SYSTEM_CLOCK)
+        stores = open_stores(config)
+        bff = create_bff(config, stores=stores, clock=SYSTEM_CLOCK)
     except ConfigurationProblems as error:
         return Findings(tuple(str(problem) for problem in error.problems))
     except ConfigurationError as error:
         return Findings((str(error),))
-    problems = asyncio.run(_ask_authorization_servers(config))
+    problems = asyncio.run(_ask_everybody(config, stores))
     summary = (
         f"{config.public_url.absolute('/')} on {config.server.listen}, {_plural(config.server.workers, 'worker')}",
         f"register at {config.clients['default'].issuer}: redirect URI {bff.redirect_uri}",
@@ -43,6 +44,7 @@ def check(file: Path) -> Findings:
         *(f"{api.path} -> {api.url} ({_credential(api)})" for api in config.apis),
         f"sessions: {config.sessions.store or 'development mode'}, "
         f"{_plural(len(config.keys or ('',)), 'key')} in the ring, the first one seals",
+        f"renewals: {_coordination(config)}, {_rotations(config)}",
     )
     return Findings(problems, () if problems else summary)
 
@@ -53,6 +55,37 @@ def _credential(api: APIWords) -> str:
     if api.exchange is not None:
         words += f", exchanged for {api.exchange.audience or ' '.join(api.exchange.resource)}"
     return words + (", anonymous" if api.anonymous else "")
+
+
+def _coordination(config: GatewayConfig) -> str:
+    if config.sessions.coordination is not None:
+        return f"processes agree in {config.sessions.coordination}"
+    if config.sessions.store is not None and (config.sessions.store.url is None or config.sessions.store.in_memory):
+        return "one process"
+    return "processes agree in the session store"
+
+
+def _rotations(config: GatewayConfig) -> str:
+    return "rotation " + ", ".join(
+        f"{client.rotation} at {at.removeprefix('clients.')}" if len(config.clients) > 1 else client.rotation
+        for at, client in _registrations(config)
+    )
+
+
+async def _ask_everybody(config: GatewayConfig, stores: GatewayStores) -> tuple[str, ...]:
+    problems = [str(problem) for problem in await _ask_stores(config, stores)]
+    return (*problems, *await _ask_authorization_servers(config))
+
+
+async def _ask_stores(config: GatewayConfig, stores: GatewayStores) -> list[ConfigurationError]:
+    """
+    Ask the stores, unless that would make a file: whoever checks may be another user than the one who serves.
+    """
+    written = (config.sessions.store, config.sessions.coordination)
+    files = [place.url.path(config.folder) for place in written if place and place.url and place.url.kind == "sqlite"]
+    if config.sessions.store is None or not all(file.exists() for file in files):
+        return []
+    return await stores.problems()
 
 
 async def _ask_authorization_servers(config: GatewayConfig) -> tuple[str, ...]:

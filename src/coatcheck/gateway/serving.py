@@ -22,11 +22,12 @@ from granian.server.embed import Server as EmbeddedServer
 from coatcheck.bff.answers import ASGIApp
 from coatcheck.config import GatewayConfig, load_config
 from coatcheck.config.values import Listen
-from coatcheck.errors import ConfigurationError, StoreUnavailable
-from coatcheck.gateway.app import create_app, session_store
+from coatcheck.errors import ConfigurationError
+from coatcheck.gateway.app import create_app
+from coatcheck.gateway.stores import open_stores
 
-STOP_DEADLINE = 20
-"""Seconds that requests under way get after SIGTERM. Renewals are done in half of it; streams are cut."""
+STOP_DEADLINE = 25
+"""Seconds for requests and renewals under way after SIGTERM; a provider and a write may take 20. Streams are cut."""
 START_DEADLINE = 10.0
 
 LOGGING: dict[str, Any] = {
@@ -87,10 +88,11 @@ def check_startable(config: GatewayConfig) -> None:
     Find out, before any worker starts, what would make them all fail.
 
     Raises:
-        ConfigurationError: it cannot be built, sessions cannot be stored, or the address is taken.
+        ConfigurationError: it cannot be built, a store does not answer, or the address is taken.
     """
     create_app(config)
-    asyncio.run(_probe_store(config))
+    for problem in asyncio.run(open_stores(config).problems()):
+        raise problem
     check_address(config.server.listen)
 
 
@@ -149,19 +151,6 @@ def _is_open(listen: Listen) -> bool:
 
 def _family(listen: Listen) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in listen.host else socket.AF_INET
-
-
-async def _probe_store(config: GatewayConfig) -> None:
-    store = session_store(config)
-    if store is None:
-        return
-    try:
-        await store.load(bytes(32))
-    except StoreUnavailable as error:
-        raise ConfigurationError(f"sessions cannot be kept there: {error}", path="sessions.store") from error
-    finally:
-        if hasattr(store, "aclose"):
-            await store.aclose()
 
 
 def check_address(listen: Listen) -> None:
