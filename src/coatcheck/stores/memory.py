@@ -27,4 +27,5 @@ class MemoryStore(SessionsInMemory, LeasesInMemory, ValuesInMemory, NotifierInMe
         """See `SessionIndex.expire`."""
         with self._lock:
             removed = self._broom.sweep_all(now, limit=limit)
-            return removed + self._value_broom.sweep_all(now, limit=limit - removed)
+            removed += self._value_broom.sweep_all(now, limit=limit - removed)
+            return removed + self._lease_broom.sweep_all(self._clock.time(), limit=limit - removed)

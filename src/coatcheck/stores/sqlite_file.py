@@ -64,6 +64,10 @@ class SQLiteFile:
                         self._close_reader()
         return await self._in_thread(self._read_in_thread, work)
 
+    async def read_much(self, work: Work[T]) -> T:
+        """Run *work*, which may read many rows, in the other thread."""
+        return await self._in_thread(self._read_in_thread, work)
+
     async def write(self, work: Work[T]) -> T:
         """Run *work* in one write transaction; whatever it raises, nothing of it stays."""
         return await self._in_thread(self._write_in_thread, work)
@@ -101,12 +105,12 @@ class SQLiteFile:
         try:
             answer = asyncio.get_running_loop().run_in_executor(self._thread, use, work, until)
         except RuntimeError as closed:
-            raise StoreUnavailable(f"the session store {self._path} was closed") from closed
+            raise StoreUnavailable(f"the SQLite store {self._path} was closed") from closed
         try:
             return await answer
         except (sqlite3.Error, OSError) as error:
             raise StoreUnavailable(
-                f"the session store {self._path} does not answer ({error}): check that this process may write the file "
+                f"the SQLite store {self._path} does not answer ({error}): check that this process may write the file "
                 "and its folder, that the disk has room, and that no other program holds the file"
             ) from error
 
@@ -206,7 +210,7 @@ def _open_for_writing(path: Path, prepare: Work[None], until: float) -> sqlite3.
     try:
         mode = _patiently(lambda: connection.execute("PRAGMA journal_mode = wal").fetchone()[0], until)
         if mode != "wal":
-            raise StoreUnavailable(f"the session store {path} cannot use a write-ahead log: put it on a local disk")
+            raise StoreUnavailable(f"the SQLite store {path} cannot use a write-ahead log: put it on a local disk")
         connection.execute("PRAGMA synchronous = full")
         with _transaction(connection, until):
             prepare(connection)
