@@ -102,13 +102,22 @@ class TransportError(CoatcheckError):
     No usable HTTP answer arrived.
 
     *sent* is False only when it is certain that no byte of the request left (DNS, connect, TLS): then it may be sent
-    again. Otherwise the request is in doubt.
+    again. *answered* is True when an answer came that says that nothing was done, or that somebody else answered. With
+    neither, the request is *in doubt*: what it asked for may have been done.
     """
 
-    def __init__(self, message: str, *, sent: bool, retry_after: timedelta | None = None) -> None:
+    def __init__(
+        self, message: str, *, sent: bool, answered: bool = False, retry_after: timedelta | None = None
+    ) -> None:
         super().__init__(message)
         self.sent = sent
+        self.answered = answered
         self.retry_after = retry_after
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether nobody knows if the request was carried out."""
+        return self.sent and not self.answered
 
 
 class LoginRequired(CoatcheckError):

@@ -98,6 +98,7 @@ class BackChannel:
         client = self._client()
         _check_open(client, request)
         prepared = _prepare(client, request)
+        response: httpx2.Response | None = None
         try:
             async with asyncio.timeout(self._deadline.total_seconds()):
                 response = await client.send(prepared, stream=True, follow_redirects=False)
@@ -106,7 +107,7 @@ class BackChannel:
                 finally:
                     await response.aclose()
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError) as error:
-            raise _failure(request, error, self._deadline) from error
+            raise _failure(request, error, self._deadline, response) from error
         finally:
             client.cookies.clear()
 
@@ -164,6 +165,7 @@ class SyncBackChannel:
         client = self._client()
         _check_open(client, request)
         prepared = _prepare(client, request)
+        response: httpx2.Response | None = None
         ends_at = time.monotonic() + self._deadline.total_seconds()
         try:
             response = client.send(prepared, stream=True, follow_redirects=False)
@@ -172,7 +174,7 @@ class SyncBackChannel:
             finally:
                 response.close()
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError) as error:
-            raise _failure(request, error, self._deadline) from error
+            raise _failure(request, error, self._deadline, response) from error
         finally:
             client.cookies.clear()
 
@@ -252,17 +254,33 @@ def _check_size(request: Request, size: int, max_body: int) -> None:
         raise TransportError(
             f"{_place(request)} answered with more than {max_body} bytes: is this the URL of an authorization server?",
             sent=True,
+            answered=True,
         )
 
 
-def _failure(request: Request, error: Exception, deadline: timedelta) -> TransportError:
-    """Say what happened and whether the request may have been received."""
+def _failure(
+    request: Request, error: Exception, deadline: timedelta, response: httpx2.Response | None
+) -> TransportError:
+    """Say what happened and whether the request may have been received, and carried out."""
     import httpx2
 
     # Only these happen before the first byte of the request is written. Whatever else an HTTP client may raise leaves
     # the request in doubt.
     unsent = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
-    return TransportError(f"{_place(request)} {_what_happened(error, deadline)}", sent=not isinstance(error, unsent))
+    return TransportError(
+        f"{_place(request)} {_what_happened(error, deadline)}",
+        sent=not isinstance(error, unsent),
+        answered=response is not None and not _may_be_a_result(response),
+    )
+
+
+def _may_be_a_result(response: httpx2.Response) -> bool:
+    """
+    Say whether an answer that broke off may have been what was asked for: tokens are on their way only in a JSON 2xx.
+
+    Any other beginning says that nothing was done, or that something in front answered.
+    """
+    return response.is_success and "json" in response.headers.get("content-type", "json").lower()
 
 
 _NO_URL = "is no URL that can be requested: check the issuer and `endpoints`"

@@ -53,6 +53,7 @@ def raise_for_error(response: Response, *, endpoint: str) -> None:
         raise TransportError(
             f"the {endpoint} answered {status} without an OAuth error: is something in front of it answering instead?",
             sent=True,
+            answered=True,
             retry_after=retry_after(response),
         )
     kind = InvalidGrant if error == "invalid_grant" else OAuthError
@@ -63,7 +64,10 @@ def refuse_unavailable(response: Response, *, endpoint: str) -> None:
     """Raise TransportError when *response* says that the server cannot answer now (408, 425, 429, 5xx)."""
     if response.status in _TRANSIENT or response.status >= 500:
         raise TransportError(
-            f"the {endpoint} answered {response.status}: try again later", sent=True, retry_after=retry_after(response)
+            f"the {endpoint} answered {response.status}: try again later",
+            sent=True,
+            answered=True,
+            retry_after=retry_after(response),
         )
 
 

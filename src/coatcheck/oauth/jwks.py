@@ -62,7 +62,7 @@ def parse_jwks(response: Response | bytes) -> KeySet:
     """
     if isinstance(response, Response):
         if response.status != 200:
-            raise TransportError(f"jwks_uri answered {response.status} in place of a key set", sent=True)
+            raise TransportError(f"jwks_uri answered {response.status} in place of a key set", sent=True, answered=True)
         response = response.body
     try:
         members = codec.decode_object(response, max_bytes=MAX_KEY_SET)

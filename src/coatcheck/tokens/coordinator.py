@@ -1,9 +1,23 @@
 """
-Who waits for which renewal.
+Who waits for which renewal, and what holds whatever happens.
 
 One flight per grant is under way in an event loop, detached from every request. A caller with a stale token starts it
 and leaves; a caller with an expired one waits, each with a deadline of its own. Access tokens that share a refresh
 token share its flight, one after the other: whoever joined the flight of another one looks again and goes next.
+
+**Invariants.** For one grant, over all coroutines, event loops, threads, processes and nodes that share a coordination
+store, and whatever of them crash, stop, are held up, or meet a store or an authorization server that fails:
+
+- **I1, one at a time.** At most one token request with its refresh token is under way.
+- **I2, never twice.** A refresh token of which nobody knows what came of it is sent again only where the rotation
+  profile permits it. One that was answered with new tokens is never sent again.
+- **I3, never back.** A token that was stored is never replaced by one that was obtained before it.
+- **I4, never resurrected.** A session or grant that was ended stays ended; what a late renewal brings it is revoked.
+- **I5, nobody else's.** A token is given only to callers of the grant that it was issued to, and of the slot.
+- **I6, stored first.** A token leaves a flight when it is stored; while its store is away, only those who were waiting
+  already get it, and it is written as soon as the store answers.
+- **I7, no third state.** After any single fault the user is logged in or was logged out cleanly, once. Nothing but the
+  end of the grant, and an answer that was lost by a provider that permits no second try, logs anybody out.
 """
 
 from __future__ import annotations
@@ -14,14 +28,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
+from typing import Literal
 
 from coatcheck.clock import Clock
-from coatcheck.errors import StaleToken
+from coatcheck.errors import LoginRequired, SessionGone, StoreUnavailable
 from coatcheck.single_flight import SingleFlight
+from coatcheck.telemetry import renewals, verdicts, wait_time, waiters
 from coatcheck.tokens.endpoint import TokenEndpoint
 from coatcheck.tokens.freshness import TokenState
 from coatcheck.tokens.memory import ExpiringMemory
-from coatcheck.tokens.renewal import Outcome, Refused, Renewer, renews_inline
+from coatcheck.tokens.renewal import Outcome, Refused, Renewed, Renewer, renews_inline
 from coatcheck.tokens.store import UserTokenStore
 from coatcheck.tokens.values import User, UserToken, UserTokenRequestParameters
 from coatcheck.tokens.verdicts import Verdict, VerdictKind, no_refresh_token, told
@@ -37,8 +53,16 @@ _MAX_ROUNDS = 50
 _SETTLING_SECONDS = 2.0
 """How long a logout waits for a renewal that is under way."""
 
+_LAST_WRITES = 10.0
+"""Seconds that a stopping process gives a store that is away."""
+
 _FAILURE_SECONDS = 1.5
 _FOR_GOOD = float("inf")
+
+
+TokensState = Literal["fresh", "renewing", "unavailable", "login_required"]
+"""How it stands with a user's token: it works; it is being renewed, or will be by the next call; it has expired and
+cannot be renewed just now; only a login helps."""
 
 
 class RenewalCoordinator:
@@ -52,13 +76,17 @@ class RenewalCoordinator:
         *,
         clock: Clock,
         waiter_deadline: timedelta,
+        background: bool,
     ) -> None:
         self._renewer = renewer
         self._store = store
         self._endpoint = endpoint
         self._clock = clock
         self._waiter_deadline = waiter_deadline.total_seconds()
+        self._background = background
+        self._closing = 0
         self._flights: SingleFlight[bytes, Outcome] = SingleFlight()
+        self._waiting: dict[bytes, int] = {}
         self._failures: ExpiringMemory[tuple[bytes, str, float], Verdict] = ExpiringMemory(4096)
 
     async def renewed(self, user: User, parameters: UserTokenRequestParameters, token: UserToken) -> UserToken:
@@ -69,12 +97,18 @@ class RenewalCoordinator:
             LoginRequired: only the user can help.
             TokenUnavailable, StoreUnavailable: try again later; the session lives on.
         """
+        if renews_inline(user):
+            # The cookie may be behind: what another request renewed waits beside the session.
+            latest = await self._renewer.stored(user, parameters)
+            if self._is_answer(latest, token, parameters):
+                return latest
+            token = latest
         still_good = token.state(self._clock.time()) is not TokenState.EXPIRED and not parameters.force_renewal
         if token.refresh_token is None:
             if still_good:
                 return token
             raise no_refresh_token(parameters.client).error(client=parameters.client)
-        if still_good and not renews_inline(user):
+        if still_good and self._background and not renews_inline(user):
             self._start(user, parameters, token)
             return token
         result = await self._before_deadline(user, parameters, token, still_good=still_good)
@@ -83,6 +117,32 @@ class RenewalCoordinator:
         if still_good and result.kind is not VerdictKind.ENDED:
             return token
         raise result.error(client=parameters.client)
+
+    async def state_of(self, user: User, parameters: UserTokenRequestParameters) -> TokensState:
+        """Say how it stands with the user's token, without sending anything."""
+        try:
+            token = await self._store.get_token(user, parameters)
+        except (LoginRequired, SessionGone):
+            return "login_required"
+        except StoreUnavailable:
+            return "unavailable"
+        if token is None:
+            return "login_required"
+        state = token.state(self._clock.time())
+        if state is TokenState.FRESH:
+            return "fresh"
+        if token.refresh_token is None:
+            return "login_required" if state is TokenState.EXPIRED else "fresh"
+        grant = self._grant(parameters, token)
+        failure = self._failure(grant, parameters, token)
+        if failure is not None and failure.kind in (VerdictKind.ENDED, VerdictKind.NEEDS_USER):
+            return "login_required"
+        if grant in self._flights:
+            return "renewing"
+        if state is TokenState.STALE:
+            return "fresh"
+        refused = failure is not None or self._endpoint(parameters.client).refusal(grant) is not None
+        return "unavailable" if refused else "renewing"
 
     async def settled(self, user: User, parameters: UserTokenRequestParameters) -> UserToken:
         """
@@ -96,21 +156,30 @@ class RenewalCoordinator:
                 while (grant := self._grant(parameters, token)) in self._flights:
                     await self._flights.landed(grant)
                     token = await self._renewer.stored(user, parameters)
-        return self._renewer.latest(parameters.client, token)
+        return self._renewer.latest(self._endpoint(parameters.client), token)
 
     async def drain(self) -> None:
-        """Wait for the renewals under way; call it before the HTTP client is closed."""
-        await self._flights.drain()
+        """
+        Let the renewals under way finish and be written, and begin none meanwhile; call it before the HTTP client and
+        the stores are closed.
+        """
+        self._closing += 1
+        try:
+            await self._flights.drain()
+            await self._renewer.drain(seconds=_LAST_WRITES)
+        finally:
+            self._closing -= 1
 
     def _start(self, user: User, parameters: UserTokenRequestParameters, seen: UserToken) -> None:
         """Renew in the background, unless that has just failed."""
         grant = self._grant(parameters, seen)
-        if self._failure(grant, parameters, seen) is None:
+        if not self._closing and self._failure(grant, parameters, seen) is None:
             self._flights.start(grant, partial(self._fly, user, parameters, seen, grant, unheard=True))
 
     async def _before_deadline(
         self, user: User, parameters: UserTokenRequestParameters, seen: UserToken, *, still_good: bool
     ) -> UserToken | Verdict:
+        began = self._clock.monotonic()
         try:
             async with asyncio.timeout(self._waiter_deadline):
                 return await self._wait(user, parameters, seen, still_good=still_good)
@@ -119,6 +188,8 @@ class RenewalCoordinator:
                 VerdictKind.TRANSIENT,
                 f"the renewal of the token did not finish within {self._waiter_deadline:g} s; it goes on",
             )
+        finally:
+            wait_time.record(self._clock.monotonic() - began)
 
     async def _wait(
         self, user: User, parameters: UserTokenRequestParameters, seen: UserToken, *, still_good: bool
@@ -130,6 +201,9 @@ class RenewalCoordinator:
             failure = self._failure(grant, parameters, seen)
             if failure is not None:
                 return failure
+            if self._closing and grant not in self._flights:
+                return Verdict(VerdictKind.TRANSIENT, "this process is shutting down and renews no more tokens")
+            self._waiting[grant] = self._waiting.get(grant, 0) + 1
             outcome = await self._flights.join(
                 grant, partial(self._fly, user, parameters, seen, grant, unheard=still_good)
             )
@@ -147,20 +221,25 @@ class RenewalCoordinator:
         if isinstance(outcome, Refused):
             concerns_us = ours or outcome.verdict.kind in (VerdictKind.ENDED, VerdictKind.TRANSIENT)
             return outcome.verdict if concerns_us and not outcome.personal else None
-        if renews_inline(user):
-            await self._keep(user, outcome.token, outcome.parameters)
+        token = await self._beside(user, outcome) if renews_inline(user) else outcome.token
         if not ours:
             return None
-        refused = parameters.force_renewal and outcome.token.access_token == seen.access_token
-        usable = outcome.token.state(self._clock.time()) is not TokenState.EXPIRED and not refused
-        return outcome.token if outcome.sent or usable else None
+        if outcome.sent:
+            return token
+        refused = parameters.force_renewal and token.access_token == seen.access_token
+        return token if token.state(self._clock.time()) is not TokenState.EXPIRED and not refused else None
 
-    async def _keep(self, user: User, token: UserToken, parameters: UserTokenRequestParameters) -> None:
-        """Write a token that another request has renewed into this request's own cookie as well."""
-        held = await self._store.get_token(user, parameters)
-        if held is not None and held != token:
-            with suppress(StaleToken):  # this request has done so already, for another call
-                await self._store.store_token(user, token, parameters, replaces=held)
+    async def _beside(self, user: User, outcome: Renewed) -> UserToken:
+        """Have the response of this request carry what another one has renewed, too."""
+        try:
+            return await self._renewer.stored(user, outcome.parameters)
+        except StoreUnavailable:
+            return outcome.token
+
+    def _is_answer(self, latest: UserToken, seen: UserToken, parameters: UserTokenRequestParameters) -> bool:
+        if latest.state(self._clock.time()) is not TokenState.FRESH:
+            return False
+        return not parameters.force_renewal or latest.access_token != seen.access_token
 
     async def _fly(
         self,
@@ -178,7 +257,11 @@ class RenewalCoordinator:
             if unheard:
                 _log.error("a token that still works could not be renewed: %s", told(error))
             raise
+        finally:
+            waiters.record(self._waiting.pop(grant, 0))
+        renewals.add(1, {"outcome": _word(outcome)})
         if isinstance(outcome, Refused):
+            verdicts.add(1, {"kind": outcome.verdict.kind.value})
             if not outcome.personal:
                 self._remember(grant, parameters, seen, outcome.verdict)
             if unheard:
@@ -186,7 +269,7 @@ class RenewalCoordinator:
         return outcome
 
     def _grant(self, parameters: UserTokenRequestParameters, seen: UserToken) -> bytes:
-        return self._renewer.grant_key(parameters.client, seen.refresh_token or "")
+        return self._renewer.grant(self._endpoint(parameters.client), seen)
 
     # With the instant of the token: a login may bring the same refresh token again, and then everything is new.
 
@@ -198,6 +281,12 @@ class RenewalCoordinator:
     ) -> None:
         now = self._clock.monotonic()
         self._failures.put((grant, parameters.slot, seen.issued_at), verdict, now=now, until=now + _silence(verdict))
+
+
+def _word(outcome: Outcome) -> str:
+    if isinstance(outcome, Refused):
+        return outcome.verdict.kind.value
+    return "renewed" if outcome.sent else "found"
 
 
 def _silence(verdict: Verdict) -> float:

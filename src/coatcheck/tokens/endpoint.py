@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Protocol
 
 from coatcheck.clock import Clock
-from coatcheck.errors import CoatcheckError, ConfigurationError
+from coatcheck.errors import CoatcheckError, ConfigurationError, TokenUnavailable, TransportError
 from coatcheck.oauth.authorize import AuthorizationCode
 from coatcheck.oauth.client import Client
 from coatcheck.oauth.client_auth import ClientAssertion, ClientAssertionService
@@ -18,13 +20,20 @@ from coatcheck.oauth.grants import (
     token_request,
 )
 from coatcheck.oauth.logout import parse_revocation_response, revocation_request
-from coatcheck.oauth.messages import Form, Response
+from coatcheck.oauth.messages import Form, Request, Response
 from coatcheck.oauth.metadata import Metadata
 from coatcheck.oauth.token import TokenSet, parse_token_exchange_response, parse_token_response
 from coatcheck.provider import AuthorizationServer
 from coatcheck.telemetry import token_requests
+from coatcheck.tokens.traffic import Errand, Traffic
 from coatcheck.tokens.values import NOTHING
 from coatcheck.transport import Send
+
+BeforeSend = Callable[[], Awaitable[None]]
+
+
+async def ready() -> None:
+    """Have nothing to do before a request leaves."""
 
 
 class ParseTokenResponse(Protocol):
@@ -39,8 +48,8 @@ class TokenEndpoint:
     """
     Sends token requests for the registration *name*, each authenticated anew and each exactly once.
 
-    Nothing is retried here, and nothing is remembered: a failure leaves as the error that `oauth` or the transport
-    raised, and the caller judges it.
+    Nothing is retried here: a failure leaves as the error that `oauth` or the transport raised, and the caller judges
+    it. *traffic* keeps requests from an authorization server that is not well.
     """
 
     def __init__(
@@ -49,12 +58,14 @@ class TokenEndpoint:
         server: AuthorizationServer,
         send: Send,
         *,
+        traffic: Traffic,
         assertions: ClientAssertionService | None,
         clock: Clock,
     ) -> None:
         self.name = name
         self.server = server
         self._send = send
+        self._traffic = traffic
         self._assertions = assertions
         self._clock = clock
 
@@ -77,10 +88,26 @@ class TokenEndpoint:
         extra: Form = (),
         assertion: ClientAssertion | None = None,
         context: Mapping[str, Any] = NOTHING,
+        who: Hashable = None,
+        before_send: BeforeSend = ready,
+        deadline: float | None = None,
     ) -> TokenSet:
-        """Use a refresh token (RFC 6749 6). Without *scope* the grant's own is kept."""
+        """
+        Use a refresh token (RFC 6749 6). Without *scope* the grant's own is kept.
+
+        *who* names the grant for `Traffic`. *before_send* is awaited when everything is ready, right before the request
+        leaves; if it raises, nothing does. *deadline*, in seconds from then on, may be shorter than the transport's.
+        """
         form = refresh_form(refresh_token, scope=scope, resource=resource or self._resource_of_the_login())
-        return await self._tokens(form, extra=extra, assertion=assertion, context=context)
+        return await self._tokens(
+            form,
+            extra=extra,
+            assertion=assertion,
+            context=context,
+            who=who,
+            before_send=before_send,
+            deadline=deadline,
+        )
 
     async def client_credentials(
         self, *, scope: str | None, resource: tuple[str, ...], extra: Form = (), context: Mapping[str, Any] = NOTHING
@@ -138,19 +165,41 @@ class TokenEndpoint:
         assertion: ClientAssertion | None = None,
         context: Mapping[str, Any] = NOTHING,
         parse: ParseTokenResponse = parse_token_response,
+        who: Hashable = None,
+        before_send: BeforeSend = ready,
+        deadline: float | None = None,
     ) -> TokenSet:
         grant = dict(form)["grant_type"]
         try:
-            metadata = await self.server.metadata()
-            assertion = assertion or await self._assertion(metadata, context)
-            requested_at = self._clock.time()
-            request = token_request(self.client, metadata, form, now=requested_at, assertion=assertion, extra=extra)
-            tokens = parse(await self._send(request), requested_at=requested_at)
+            async with self._in_turn(grant, who):
+                metadata = await self.server.metadata()
+                assertion = assertion or await self._assertion(metadata, context)
+                requested_at = self._clock.time()
+                request = token_request(self.client, metadata, form, now=requested_at, assertion=assertion, extra=extra)
+                await before_send()
+                tokens = parse(await self._answer(request, deadline), requested_at=requested_at)
         except CoatcheckError as error:
             token_requests.add(1, {"grant": grant, "outcome": type(error).__name__})
             raise
         token_requests.add(1, {"grant": grant, "outcome": "ok"})
         return tokens
+
+    def refusal(self, who: Hashable) -> TokenUnavailable | None:
+        """Tell whether a refresh for *who* would be refused now without asking."""
+        return self._traffic.refusal(Errand(self.client.issuer, self.name, "refresh_token", who))
+
+    def _in_turn(self, grant: str, who: Hashable) -> AbstractAsyncContextManager[None]:
+        """Wait for our turn, or be refused; but a code is good for seconds, and somebody is waiting to be let in."""
+        if grant == "authorization_code":
+            return nullcontext()
+        return self._traffic.entered(Errand(self.client.issuer, self.name, grant, who))
+
+    async def _answer(self, request: Request, deadline: float | None) -> Response:
+        try:
+            async with asyncio.timeout(deadline):
+                return await self._send(request)
+        except TimeoutError:
+            raise TransportError(f"{self.client.issuer} did not answer within {deadline:g} s", sent=True) from None
 
     async def _assertion(self, metadata: Metadata, context: Mapping[str, Any]) -> ClientAssertion | None:
         if self._assertions is None:

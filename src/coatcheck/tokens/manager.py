@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from coatcheck.clock import SYSTEM_CLOCK, Clock
+from coatcheck.coordination import ExpiringStore, LeaseStore
 from coatcheck.errors import (
     CoatcheckError,
     ConfigurationError,
@@ -26,15 +27,22 @@ from coatcheck.oauth.client import Client
 from coatcheck.oauth.client_auth import ClientAssertionService
 from coatcheck.oauth.messages import Form
 from coatcheck.provider import AuthorizationServer
+from coatcheck.sessions.seal import KeyRing, new_key
+from coatcheck.stores.memory import MemoryStore
 from coatcheck.tokens.client_tokens import ClientTokenRequest, ClientTokens
-from coatcheck.tokens.coordinator import WAITER_DEADLINE, RenewalCoordinator
+from coatcheck.tokens.coordinator import WAITER_DEADLINE, RenewalCoordinator, TokensState
 from coatcheck.tokens.endpoint import TokenEndpoint
 from coatcheck.tokens.freshness import TokenState
+from coatcheck.tokens.grant_names import GrantNames
+from coatcheck.tokens.lease import Leases, LeaseTimes
 from coatcheck.tokens.login import Redeemed, redeem
-from coatcheck.tokens.renewal import Checkpoints, LocalLease, RenewalLease, Renewer, no_checkpoint
+from coatcheck.tokens.renewal import Renewer
 from coatcheck.tokens.results import BearerTokenResult
 from coatcheck.tokens.revocation import revoke_quietly
+from coatcheck.tokens.rotation import RotationProfiles
+from coatcheck.tokens.sending import Checkpoints, Sender, no_checkpoint
 from coatcheck.tokens.store import SessionUserTokenStore, UserTokenStore, session_bytes
+from coatcheck.tokens.traffic import Traffic
 from coatcheck.tokens.values import (
     DEFAULT_PARAMETERS,
     NOTHING,
@@ -63,12 +71,19 @@ class Tokens:
     Hands out access tokens, and renews them when they are due, once.
 
     *client* is one registration (named `default`) or several by name. *store* keeps users' tokens, by default in their
-    sessions. *http_clients* may replace the HTTP client of the back channel; *client_assertions* signs for us;
-    *waiter_deadline* is how long one caller waits for a renewal at most. Use one object per application and event loop,
-    and close it: `async with Tokens(...)`, or `aclose()`.
+    sessions. *http_clients* may replace the HTTP client of the back channel; *client_assertions* signs for us.
+
+    *coordination* is where all processes that use the same grants meet: a `SQLiteStore`, `PostgreSQLStore`,
+    `RedisStore`, or an object of your own that is a `LeaseStore` and an `ExpiringStore`. With it come the *keys*, the
+    same in each process (`coatcheck new-key`, or `key_from_file`). Without it, renewals are serialised in this process
+    only.
+
+    *waiter_deadline* is how long one caller waits for a renewal at most. With *background* False nothing is renewed
+    after its caller has left. Use one object per application and event loop, and close it: `async with Tokens(...)`, or
+    `aclose()`. The others are for tests.
 
     Raises:
-        ConfigurationError: there is no registration.
+        ConfigurationError: no registration, coordination without keys, or an object that cannot coordinate.
     """
 
     def __init__(
@@ -78,9 +93,12 @@ class Tokens:
         store: UserTokenStore | None = None,
         http_clients: HTTPClients | None = None,
         client_assertions: ClientAssertionService | None = None,
+        coordination: CoordinationStore | None = None,
+        keys: Sequence[str] | KeyRing | None = None,
+        background: bool = True,
         clock: Clock = SYSTEM_CLOCK,
         checkpoints: Checkpoints = no_checkpoint,
-        lease: RenewalLease | None = None,
+        lease_times: LeaseTimes = LeaseTimes(),  # noqa: B008  # a frozen value
         send: Send | None = None,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
         waiter_deadline: timedelta = WAITER_DEADLINE,
@@ -97,19 +115,37 @@ class Tokens:
         if send is None:
             self._back_channel = BackChannel(self.http_clients.get(BACK_CHANNEL_HTTP_CLIENT))
             send = self._back_channel.send
+        traffic = Traffic(clock)
         self._endpoints = {
             name: TokenEndpoint(
                 name,
                 AuthorizationServer(registration, send, clock),
                 send,
+                traffic=traffic,
                 assertions=client_assertions,
                 clock=clock,
             )
             for name, registration in self.clients.items()
         }
-        renewer = Renewer(self.store, clock=clock, lease=lease or LocalLease(), checkpoints=checkpoints, pause=pause)
+        shared, ring = _coordination(coordination, keys, clock)
+        names = GrantNames(ring.derive_all("grants"))
+        profiles = RotationProfiles(shared, names, clock=clock)
+        renewer = Renewer(
+            self.store,
+            clock=clock,
+            leases=Leases(shared, clock=clock, times=lease_times),
+            names=names,
+            sender=Sender(profiles, clock=clock, times=lease_times, checkpoints=checkpoints),
+            checkpoints=checkpoints,
+            pause=pause,
+        )
         self._renewals = RenewalCoordinator(
-            renewer, self.store, self._endpoint, clock=clock, waiter_deadline=waiter_deadline
+            renewer,
+            self.store,
+            self._endpoint,
+            clock=clock,
+            waiter_deadline=waiter_deadline,
+            background=background,
         )
         self._client_tokens = ClientTokens(clock=clock, waiter_deadline=waiter_deadline)
 
@@ -123,7 +159,10 @@ class Tokens:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Wait for the renewals under way, then close what was opened here."""
+        """
+        Let the renewals under way finish and be written, then close what was opened here. A given *coordination* or
+        *store* stays open: close it afterwards.
+        """
         await self._renewals.drain()
         await self._client_tokens.drain()
         for endpoint in self._endpoints.values():
@@ -157,6 +196,10 @@ class Tokens:
             return await self._renewals.renewed(user, parameters, token)
         except SessionGone as error:
             raise LoginRequired("the session has ended", code="session_ended") from error
+
+    async def state_of(self, user: User, parameters: UserTokenRequestParameters = DEFAULT_PARAMETERS) -> TokensState:
+        """Say how it stands with the user's token. Nothing is sent, and nothing is renewed."""
+        return await self._renewals.state_of(user, parameters)
 
     async def client_token(
         self,
@@ -293,3 +336,32 @@ class Tokens:
                 f"there is no client registration named {client!r}: expected one of {', '.join(self.clients)}",
                 path="client",
             ) from None
+
+
+class CoordinationStore(LeaseStore, ExpiringStore, Protocol):
+    """What several processes meet in: every store of `coatcheck.stores` is one."""
+
+
+def _coordination(
+    given: CoordinationStore | None, keys: Sequence[str] | KeyRing | None, clock: Clock
+) -> tuple[CoordinationStore, KeyRing]:
+    """Return where renewals are serialised and the keys that name grants there; without any, both in this process."""
+    ring = keys if isinstance(keys, KeyRing) else KeyRing(keys if keys is not None else [new_key()])
+    if given is None:
+        return MemoryStore(clock), ring
+    if keys is None:
+        raise ConfigurationError(
+            "processes that share a store need the same keys to name grants there: give keys=[...], made by "
+            "`coatcheck new-key` or read with key_from_file(...)",
+            path="keys",
+        )
+    lacking = [name for name in _COORDINATES if not callable(getattr(given, name, None))]
+    if lacking:
+        raise ConfigurationError(
+            f"{type(given).__name__} cannot coordinate: it lacks {', '.join(lacking)} of LeaseStore and ExpiringStore",
+            path="coordination",
+        )
+    return given, ring
+
+
+_COORDINATES = ("acquire", "mark_sent", "extend", "release", "add", "get", "replace", "discard")

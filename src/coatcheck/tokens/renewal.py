@@ -1,65 +1,58 @@
-"""One renewal from its beginning to its end: look again, send, check, write, and only then hand out."""
+"""One renewal from its beginning to its end: hold the lease, look again, mark, send, check, write, then hand out."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import secrets
+import logging
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
-from dataclasses import dataclass, replace
-from typing import Protocol, TypeAlias
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeAlias
 
 from coatcheck.clock import Clock
 from coatcheck.errors import (
     CoatcheckError,
     CookieTooLarge,
     InvalidGrant,
+    LeaseLost,
     LoginRequired,
     SessionGone,
     StaleToken,
     StoreUnavailable,
+    TokenUnavailable,
 )
+from coatcheck.oauth.rotation import RotationKind
 from coatcheck.oauth.token import TokenSet
 from coatcheck.tokens.endpoint import TokenEndpoint
-from coatcheck.tokens.freshness import TokenState
-from coatcheck.tokens.memory import ExpiringMemory
+from coatcheck.tokens.freshness import TokenState, expiry_margin
+from coatcheck.tokens.grant_names import GrantNames
+from coatcheck.tokens.lease import Leases
 from coatcheck.tokens.refreshed_id_token import OtherSubject, id_token_to_keep
-from coatcheck.tokens.revocation import revoke_quietly
+from coatcheck.tokens.sending import Checkpoints, Due, InDoubt, Sender, decided
 from coatcheck.tokens.store import UserTokenStore
 from coatcheck.tokens.values import User, UserToken, UserTokenRequestParameters
-from coatcheck.tokens.verdicts import Verdict, VerdictKind, ended, judge, no_refresh_token, store_unavailable
+from coatcheck.tokens.verdicts import (
+    Verdict,
+    VerdictKind,
+    ended,
+    judge,
+    no_refresh_token,
+    renewal_lost,
+    reuse_suspected,
+    store_unavailable,
+)
+from coatcheck.tokens.writing import Answer, Writer, too_large
 
-Checkpoints = Callable[[str], Awaitable[None]]
-"""Awaited at named places of a renewal, so that tests can stop there. In production it does nothing."""
+_log = logging.getLogger("coatcheck")
 
-_UNWRITTEN = 24 * 3600.0
-"""Seconds for which tokens that could not be written are kept for the next attempt, where no session says how long."""
-_WRITE_PAUSES = (0.05, 0.2, 0.75)
-_MOST_GENERATIONS = 100
-"""Renewals that an old cookie may be behind."""
+_ATTEMPTS = 3
+"""Times that a lease may be lost before anything was sent."""
 _REREAD_PAUSES = (0.0, 0.1, 0.4, 1.0)
-"""Seconds before each look at the store after `invalid_grant`."""
-
-
-async def no_checkpoint(name: str) -> None:
-    """Pass every checkpoint."""
-
-
-class RenewalLease(Protocol):
-    """Lets one holder at a time renew a grant. It is taken before the store is read again."""
-
-    def hold(self, grant: bytes) -> AbstractAsyncContextManager[None]:
-        """Wait for the lease on *grant* and give it back at the end of the block."""
-        ...
-
-
-class LocalLease:
-    """No lease beyond this event loop, where there is one flight per grant anyway."""
-
-    def hold(self, grant: bytes) -> AbstractAsyncContextManager[None]:
-        """Return at once."""
-        return nullcontext()
+"""
+Seconds before each look at the store before a session ends: somebody who has used the refresh token may be about to
+write what came of it, as soon as the store answers.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,21 +92,24 @@ class Renewer:
         store: UserTokenStore,
         *,
         clock: Clock,
-        lease: RenewalLease,
+        leases: Leases,
+        names: GrantNames,
+        sender: Sender,
         checkpoints: Checkpoints,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._store = store
         self._clock = clock
-        self._lease = lease
+        self._leases = leases
+        self._names = names
+        self._sender = sender
         self._checkpoint = checkpoints
         self._pause = pause
-        self._hash_key = secrets.token_bytes(32)
-        self._successors: ExpiringMemory[bytes, Renewed] = ExpiringMemory(10_000)
+        self._writer = Writer(store, clock=clock, pause=pause)
 
-    def grant_key(self, client: str, refresh_token: str) -> bytes:
-        """Name a grant by what renews it, without keeping that anywhere."""
-        return hashlib.blake2b(f"{client}\0{refresh_token}".encode(), digest_size=32, key=self._hash_key).digest()
+    def grant(self, endpoint: TokenEndpoint, token: UserToken) -> bytes:
+        """Name the grant of *token*, within this process."""
+        return self._names.grant(endpoint.client, token.refresh_token or "")[0]
 
     async def renew(
         self, user: User, parameters: UserTokenRequestParameters, seen: UserToken, *, endpoint: TokenEndpoint
@@ -121,26 +117,21 @@ class Renewer:
         """
         Renew the token that a caller has *seen*, unless somebody did so already. Failures are returned, not raised.
 
-        When the stored refresh token is another one than *seen* has, nothing is sent: that is another grant key, and
+        When the stored refresh token is another one than *seen* has, nothing is sent: that is another grant name, and
         may have a holder of its own.
         """
-        grant = self.grant_key(parameters.client, seen.refresh_token or "")
         try:
-            async with self._lease.hold(grant):
-                current = await self.stored(user, parameters)
-                if current.refresh_token != seen.refresh_token or self._is_newer(current, seen, parameters):
-                    return Renewed(parameters, current)
-                successor = self._successor(grant, current, parameters)
-                if successor is not None:
-                    current = await self.stored(user, successor.parameters)  # it may be for another access token
-                    return await self._write(user, current, replace(successor, sent=False), grant, endpoint)
-                return await self._send(user, parameters, current, grant, endpoint)
+            for _ in range(_ATTEMPTS):
+                with suppress(LeaseLost):  # nothing was sent; perhaps a successor has renewed meanwhile
+                    return await self._renew(user, parameters, seen, endpoint)
+            held_up = "the lease on the grant was lost before anything was sent: this process is held up, or overloaded"
+            return Refused(parameters, Verdict(VerdictKind.TRANSIENT, held_up))
         except LoginRequired as error:
             return Refused(parameters, Verdict(VerdictKind.ENDED, str(error), code=error.code), personal=True)
         except StoreUnavailable as error:
             return Refused(parameters, store_unavailable(error))
-        except CookieTooLarge as error:
-            return Refused(parameters, Verdict(VerdictKind.MISCONFIGURED, str(error)))
+        except TokenUnavailable as error:
+            return Refused(parameters, Verdict(VerdictKind.TRANSIENT, str(error)))
 
     async def stored(self, user: User, parameters: UserTokenRequestParameters) -> UserToken:
         """Read what is stored now, even if the session was opened long ago."""
@@ -154,152 +145,147 @@ class Renewer:
             raise LoginRequired("no token is stored for this user any more", code="login_required")
         return token
 
-    def latest(self, client: str, token: UserToken) -> UserToken:
-        """Return what *token* was renewed to, as far as is known here: the cookie that brought it may be an old one."""
-        for _ in range(_MOST_GENERATIONS):
-            known = self._successors.get(self.grant_key(client, token.refresh_token or ""), now=self._clock.monotonic())
-            if known is None or known.token.refresh_token == token.refresh_token:
-                break
-            token = known.token
-        return token
+    def latest(self, endpoint: TokenEndpoint, token: UserToken) -> UserToken:
+        """Return what *token* was renewed to, even if that is not stored yet."""
+        unwritten = self._writer.unwritten(self.grant(endpoint, token))
+        return token if unwritten is None else unwritten.token
+
+    async def drain(self, *, seconds: float) -> None:
+        """Let what still has to be written get *seconds* more, and give back every lease."""
+        await self._writer.drain(seconds=seconds)
+        await self._leases.drain(seconds=seconds)
+
+    async def _renew(
+        self, user: User, parameters: UserTokenRequestParameters, seen: UserToken, endpoint: TokenEndpoint
+    ) -> Outcome:
+        if seen.refresh_token is None:
+            return Refused(parameters, no_refresh_token(parameters.client))
+        names = self._names.grant(endpoint.client, seen.refresh_token)
+        unwritten = self._writer.unwritten(names[0])
+        if unwritten is not None:
+            return Refused(parameters, unwritten.verdict)
+        lease = await self._leases.take(names)
+        try:
+            current = await self.stored(user, parameters)
+            if current.refresh_token != seen.refresh_token:
+                return Renewed(parameters, current)
+            if self._is_newer(current, seen, parameters):
+                lease.mark = None  # its holder wrote what it got, and died before it could say so
+                return Renewed(parameters, current)
+            if lease.mark is not None and current.issued_at >= lease.mark.sent_at:
+                lease.mark = None  # what was sent then came back and was written
+            await self._checkpoint("renewal.lease_held")
+            return await self._send(Due(user, parameters, current, endpoint, lease, names[0]))
+        finally:
+            if not lease.handed_over:
+                await lease.release()
 
     def _is_newer(self, current: UserToken, seen: UserToken, parameters: UserTokenRequestParameters) -> bool:
         if current.state(self._clock.time()) is not TokenState.FRESH:
             return False
         return not parameters.force_renewal or current.access_token != seen.access_token
 
-    def _successor(self, grant: bytes, current: UserToken, parameters: UserTokenRequestParameters) -> Renewed | None:
-        """Return what this refresh token was renewed to already, if it must not, or need not, be sent again."""
-        known = self._successors.get(grant, now=self._clock.monotonic())
-        if known is None:
-            return None
-        if known.token.refresh_token != current.refresh_token:
-            return known
-        if known.parameters.slot == parameters.slot and self._is_newer(known.token, current, parameters):
-            return known if known.token.issued_at >= current.issued_at else None
-        return None
-
-    async def _send(
-        self,
-        user: User,
-        parameters: UserTokenRequestParameters,
-        current: UserToken,
-        grant: bytes,
-        endpoint: TokenEndpoint,
-    ) -> Outcome:
-        if current.refresh_token is None:
-            return Refused(parameters, no_refresh_token(parameters.client))
-        await self._checkpoint("renewal.before_send")
+    async def _send(self, due: Due) -> Outcome:
         try:
-            answer = await endpoint.refresh(
-                current.refresh_token,
-                scope=parameters.scope,
-                resource=parameters.resource,
-                extra=parameters.form_parameters,
-                assertion=parameters.client_assertion,
-                context=parameters.context,
-            )
+            answer = await self._sender.send(due)
+        except LeaseLost:
+            raise
         except CoatcheckError as error:
-            return await self._refused(user, parameters, current, error, endpoint)
-        await self._checkpoint("renewal.answered")
-        try:
-            id_token = await id_token_to_keep(answer, current, user, endpoint.server)
-        except OtherSubject as error:
-            await self._store.clear_token(user, parameters)
-            await self._discard(answer.refresh_token, current, endpoint)
-            return Refused(parameters, ended(str(error)))
-        renewed = Renewed(parameters, _renewed(current, answer, id_token, parameters), sent=True)
-        return await self._write(user, current, renewed, grant, endpoint)
+            return await self._refused(due, error)
+        return await (self._in_doubt(due, answer) if isinstance(answer, InDoubt) else self._answered(due, answer))
 
-    async def _refused(
-        self,
-        user: User,
-        parameters: UserTokenRequestParameters,
-        current: UserToken,
-        error: CoatcheckError,
-        endpoint: TokenEndpoint,
-    ) -> Outcome:
+    async def _in_doubt(self, due: Due, doubt: InDoubt) -> Outcome:
+        """Go on with the access token while it works, and only then say that the renewal is lost."""
+        issuer = due.endpoint.client.issuer
+        profile = await self._sender.profiles.profile(due.endpoint.client)
+        still_good = due.token.state(self._clock.time()) is not TokenState.EXPIRED
+        if still_good or profile.kind is RotationKind.NONE:
+            decided("wait", profile)
+            message = f"nobody knows whether {issuer} has renewed a token: {doubt.what}"
+            return Refused(due.parameters, Verdict(VerdictKind.TRANSIENT, message, retry_after=self._works_for(due)))
+        latest = await self._renewed_elsewhere(due)
+        if latest is not None:
+            return Renewed(due.parameters, latest)
+        decided("lost", profile)
+        await self._store.clear_token(due.user, due.parameters)
+        return Refused(due.parameters, renewal_lost(issuer, doubt.what, client=due.parameters.client))
+
+    def _works_for(self, due: Due) -> timedelta | None:
+        """Say how long the access token still works: until then nothing more can be found out."""
+        token, now = due.token, self._clock.time()
+        if token.expires_at is None or token.state(now) is TokenState.EXPIRED:
+            return None
+        return timedelta(seconds=token.expires_at - expiry_margin(token.expires_at - token.issued_at) - now)
+
+    # What comes back
+
+    async def _refused(self, due: Due, error: CoatcheckError) -> Outcome:
         if isinstance(error, InvalidGrant):
-            latest = await self._renewed_elsewhere(user, parameters, current)
+            latest = await self._renewed_elsewhere(due)
             if latest is None:
-                await self._store.clear_token(user, parameters)
+                self._suspect(due)
+                await self._store.clear_token(due.user, due.parameters)
                 with suppress(LoginRequired):  # it is cleared, unless somebody wrote in this very moment
-                    latest = await self.stored(user, parameters)
-            if latest is not None and latest.refresh_token != current.refresh_token:
-                return Renewed(parameters, latest)
-        return Refused(parameters, judge(error, issuer=endpoint.client.issuer))
+                    latest = await self.stored(due.user, due.parameters)
+            if latest is not None and latest.refresh_token != due.token.refresh_token:
+                return Renewed(due.parameters, latest)
+        return Refused(due.parameters, judge(error, issuer=due.endpoint.client.issuer))
 
-    async def _renewed_elsewhere(
-        self, user: User, parameters: UserTokenRequestParameters, current: UserToken
-    ) -> UserToken | None:
-        """
-        Return what another process wrote in the place of *current*, or None.
+    def _suspect(self, due: Due) -> None:
+        """Say so if the newest refresh token was refused though it was sent only once."""
+        client = due.endpoint.client
+        if due.lease.sends == 1 and self._sender.profiles.known(client).kind is not RotationKind.NONE:
+            age = self._clock.time() - due.token.issued_at
+            reuse_suspected(client.issuer, client=due.parameters.client, sub=due.user.sub, age=age)
 
-        It may have used the refresh token a moment before us, and be about to write what it got: whoever looked only
-        once would end a session that has just been renewed.
-        """
+    async def _renewed_elsewhere(self, due: Due) -> UserToken | None:
+        """Return what another process wrote in the place of the token that was due, or None."""
         for pause in _REREAD_PAUSES:
             if pause:
                 await self._pause(pause)
-            latest = await self.stored(user, parameters)
-            if latest.refresh_token != current.refresh_token:
+            latest = await self.stored(due.user, due.parameters)
+            if latest.refresh_token != due.token.refresh_token:
                 return latest
         return None
 
-    async def _write(
-        self, user: User, current: UserToken, renewed: Renewed, grant: bytes, endpoint: TokenEndpoint
-    ) -> Outcome:
-        """Write before use: nobody gets a token that is not stored."""
-        token, parameters = renewed.token, renewed.parameters
-        inline = renews_inline(user)
-        if renewed.sent:
-            self._remember(grant, renewed, user)
+    async def _answered(self, due: Due, answer: TokenSet) -> Outcome:
+        await self._checkpoint("renewal.answered")
+        try:
+            id_token = await id_token_to_keep(answer, due.token, due.user, due.endpoint.server)
+        except OtherSubject as error:
+            due.lease.mark = None
+            await self._store.clear_token(due.user, due.parameters)
+            await self._writer.discard(answer.refresh_token, due.token, due.endpoint)
+            return Refused(due.parameters, ended(str(error)))
+        outcome = await self._write(due, _renewed(due.token, answer, id_token, due.parameters))
+        await self._sender.profiles.learn(
+            due.endpoint.client, kept=answer.refresh_token in (None, due.token.refresh_token)
+        )
+        return outcome
+
+    async def _write(self, due: Due, token: UserToken) -> Outcome:
+        """Write before use: nobody gets a token that is not stored, but for those who wait while the store is away."""
+        answer = Answer(due.user, due.parameters, token, due.token, due.endpoint, due.grant)
         await self._checkpoint("renewal.before_write")
         try:
-            await self._store_patiently(user, token, parameters, replaces=current)
+            await self._writer.write(answer)
+        except StoreUnavailable as error:
+            _log.error("renewed tokens are kept in memory until they can be written: %s", error)
+            due.lease.handed_over = True
+            self._writer.write_later(answer, due.lease)
+            return Renewed(due.parameters, token, sent=True)
+        except CookieTooLarge as error:
+            return Refused(due.parameters, too_large(error))
         except StaleToken:
             # Somebody else's renewal won; what it wrote is newer than what we hold.
-            self._successors.forget(grant)
-            return Renewed(parameters, await self.stored(user, parameters))
+            due.lease.mark = None
+            return Renewed(due.parameters, await self.stored(due.user, due.parameters))
         except (SessionGone, LoginRequired):
-            self._successors.forget(grant)
-            await self._discard(token.refresh_token, current, endpoint)
-            return Refused(parameters, ended("the session ended while its token was renewed"), personal=True)
+            due.lease.mark = None
+            return Refused(due.parameters, ended("the session ended while its token was renewed"), personal=True)
         await self._checkpoint("renewal.written")
-        if not inline:
-            self._successors.forget(grant)
-        return renewed
-
-    def _remember(self, grant: bytes, renewed: Renewed, user: User) -> None:
-        """
-        Keep what the grant was renewed to, for as long as anybody can ask for it.
-
-        A store forgets it as soon as it is written. A cookie may be lost on its way, or overwritten by the response of
-        a slower request: as long as the old one lives, the browser may come back with it.
-        """
-        now = self._clock.monotonic()
-        self._successors.put(grant, renewed, now=now, until=now + self._remaining(user))
-
-    def _remaining(self, user: User) -> float:
-        if user.session is None:
-            return _UNWRITTEN
-        session = user.session.session
-        return (session.dead_at if renews_inline(user) else session.expires_at) - self._clock.time()
-
-    async def _store_patiently(
-        self, user: User, token: UserToken, parameters: UserTokenRequestParameters, *, replaces: UserToken
-    ) -> None:
-        for pause in _WRITE_PAUSES:
-            try:
-                return await self._store.store_token(user, token, parameters, replaces=replaces)
-            except StoreUnavailable:
-                await self._pause(pause)
-        await self._store.store_token(user, token, parameters, replaces=replaces)
-
-    async def _discard(self, refresh_token: str | None, current: UserToken, endpoint: TokenEndpoint) -> None:
-        """Revoke a new refresh token that nobody will use. The old one is the authorization server's to retire."""
-        if refresh_token is not None and refresh_token != current.refresh_token:
-            await revoke_quietly(endpoint, refresh_token)
+        due.lease.mark = None
+        return Renewed(due.parameters, token, sent=True)
 
 
 def renews_inline(user: User) -> bool:

@@ -1,0 +1,103 @@
+"""May a refresh token be sent again of which nobody knows what became of it? The profile says, or what was learned."""
+
+from __future__ import annotations
+
+import logging
+
+from coatcheck.clock import Clock
+from coatcheck.coordination import ExpiringStore, SentMark
+from coatcheck.errors import StaleVersion, StoreUnavailable
+from coatcheck.oauth.client import Client
+from coatcheck.oauth.rotation import Rotation, RotationKind, parse_rotation
+from coatcheck.tokens.grant_names import GrantNames
+
+_log = logging.getLogger("coatcheck")
+
+_REMEMBERED = 90 * 24 * 3600.0
+"""Seconds for which it stays known that refresh tokens of a registration are kept."""
+_KEPT = b"none"
+
+
+def may_send_again(profile: Rotation, mark: SentMark, *, now: float) -> bool:
+    """
+    Say whether a refresh token may be sent again after *mark*, whose answer nobody knows.
+
+    A provider's grace begins when it handles the first request, so not before that one was sent.
+
+    RFC 9700 section 4.14.2.
+    """
+    match profile.kind:
+        case RotationKind.NONE:
+            return True
+        case RotationKind.GRACE:
+            return mark.sends < 2 and mark.sent_at <= now < mark.sent_at + profile.grace
+    return False
+
+
+class RotationProfiles:
+    """
+    The rotation profile of each registration. What is learned is shared, so that a process which starts anew knows it.
+
+    *store_keys* names a registration in *store*, once for each key of the ring.
+    """
+
+    def __init__(self, store: ExpiringStore, names: GrantNames, *, clock: Clock) -> None:
+        self._store = store
+        self._names = names
+        self._clock = clock
+        self._configured: dict[str, Rotation] = {}
+        self._kept: dict[tuple[str, str], bool] = {}
+
+    def known(self, client: Client) -> Rotation:
+        """Return the profile as far as this process knows it."""
+        profile = self._configured.get(client.rotation)
+        if profile is None:
+            profile = self._configured[client.rotation] = parse_rotation(client.rotation)
+        if profile.kind is RotationKind.LEARN and self._kept.get(_name(client)):
+            return Rotation(RotationKind.NONE)
+        return profile
+
+    async def profile(self, client: Client) -> Rotation:
+        """
+        Return the profile, with what other processes have learned.
+
+        Raises:
+            StoreUnavailable: nobody can say what they have learned.
+        """
+        known = self.known(client)
+        if known.kind is not RotationKind.LEARN or _name(client) in self._kept:
+            return known
+        found = [await self._store.get(key) for key in self._names.registration(client)]
+        kept = any(value is not None and value.value == _KEPT for value in found)
+        return Rotation(RotationKind.NONE) if kept else known
+
+    async def learn(self, client: Client, *, kept: bool) -> None:
+        """Note whether a refresh has kept its refresh token. Only news are written down; a failure costs only them."""
+        name = _name(client)
+        if self.known(client).kind is RotationKind.LEARN or name in self._kept:
+            news = self._kept.get(name) != kept
+            self._kept[name] = kept
+            if news:
+                try:
+                    await self._write(client, kept=kept)
+                except StoreUnavailable as error:
+                    self._kept.pop(name)  # the next refresh tries again
+                    _log.debug("what was learned about refresh tokens of %s is not written: %s", client.issuer, error)
+
+    async def _write(self, client: Client, *, kept: bool) -> None:
+        key = self._names.registration(client)[0]
+        until = self._clock.time() + _REMEMBERED
+        if not kept:
+            for each in self._names.registration(client):
+                await self._store.discard(each)
+        elif not await self._store.add(key, _KEPT, until=until):
+            held = await self._store.get(key)
+            if held is not None:
+                try:
+                    await self._store.replace(key, _KEPT, version=held.version, until=until)
+                except StaleVersion:
+                    return  # another process has just written the same
+
+
+def _name(client: Client) -> tuple[str, str]:
+    return client.issuer, client.client_id

@@ -1,0 +1,181 @@
+"""
+Sending a refresh token: under the lease, behind a durable mark, and a second time only where that is allowed.
+
+A sending has one of three ends. *Answered*: the verdict decides, and nothing is in doubt. *Not sent*: as if it had not
+been tried. *In doubt*: the mark stays on the lease, whoever comes next finds it, and the rotation profile decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from coatcheck.clock import Clock
+from coatcheck.coordination import SentMark
+from coatcheck.errors import CoatcheckError, TransportError
+from coatcheck.oauth.client import Client
+from coatcheck.oauth.rotation import Rotation, RotationKind
+from coatcheck.oauth.token import TokenSet
+from coatcheck.telemetry import in_doubt as in_doubt_decisions
+from coatcheck.tokens.endpoint import TokenEndpoint
+from coatcheck.tokens.lease import HeldLease, LeaseTimes
+from coatcheck.tokens.rotation import RotationProfiles, may_send_again
+from coatcheck.tokens.values import User, UserToken, UserTokenRequestParameters
+
+Checkpoints = Callable[[str], Awaitable[None]]
+"""
+Awaited at named places of a renewal, so that tests can stop there: `renewal.lease_held`, `renewal.marked`,
+`renewal.answered`, `renewal.before_write`, `renewal.written`. In production it does nothing.
+"""
+
+
+async def no_checkpoint(name: str) -> None:
+    """Pass every checkpoint."""
+
+
+_QUICK = 5.0
+"""Seconds within which a connection has to break for the request to be sent again while its callers wait."""
+_LONGEST_DOUBT = 30 * 24 * 3600.0
+"""Seconds for which it is remembered that a refresh token was sent, where no session says how long it is good for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What one flight is about: the *token* that is stored now and has to be renewed, under *lease*."""
+
+    user: User
+    parameters: UserTokenRequestParameters
+    token: UserToken
+    endpoint: TokenEndpoint
+    lease: HeldLease
+    grant: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class InDoubt:
+    """Nobody knows what came of a sending; *what* says what happened to it."""
+
+    what: str
+
+
+class Sender:
+    """Sends the refresh token of what is due: once, and again where the rotation profile permits it."""
+
+    def __init__(
+        self, profiles: RotationProfiles, *, clock: Clock, times: LeaseTimes, checkpoints: Checkpoints
+    ) -> None:
+        self.profiles = profiles
+        self._clock = clock
+        self._times = times
+        self._checkpoint = checkpoints
+
+    async def send(self, due: Due) -> TokenSet | InDoubt:
+        """
+        Return the answer, or that there is none to be had. The mark of the lease then says what is still in doubt.
+
+        Raises:
+            CoatcheckError: it was not sent, or it was answered with this.
+            LeaseLost: it was not sent, and somebody else may send it by now.
+            StoreUnavailable: it was not sent, because the mark could not be written.
+        """
+        began = self._clock.monotonic()
+        found = due.lease.mark
+        if found is not None and not await self._may_send(due.endpoint.client, found):
+            return InDoubt("a process that was renewing it ended, or was cut off, in the middle")
+        sending = _Sending(self, due)
+        try:
+            return await self._once(due, sending)
+        except TransportError as error:
+            if not sending.in_doubt(error):
+                raise
+            mark = due.lease.mark
+            quick = self._clock.monotonic() - began < _QUICK
+            if not quick or mark is None or not await self._may_send(due.endpoint.client, mark):
+                return InDoubt(str(error))
+        return await self._again(due)
+
+    async def _again(self, due: Due) -> TokenSet | InDoubt:
+        sending = _Sending(self, due)
+        try:
+            return await self._once(due, sending)
+        except TransportError as error:
+            if not sending.in_doubt(error):
+                raise
+            return InDoubt(str(error))
+
+    async def _once(self, due: Due, sending: _Sending) -> TokenSet:
+        """Send once. However it ends, the mark of the lease says afterwards what is in doubt."""
+        parameters = due.parameters
+        profile = self.profiles.known(due.endpoint.client)
+        marked_before = due.lease.mark
+        try:
+            return await due.endpoint.refresh(
+                due.token.refresh_token or "",
+                scope=parameters.scope,
+                resource=parameters.resource,
+                extra=parameters.form_parameters,
+                assertion=parameters.client_assertion,
+                context=parameters.context,
+                who=due.grant,
+                before_send=sending,
+                # Half a grace for the first sending leaves the other half for the second.
+                deadline=profile.grace / 2 if profile.kind is RotationKind.GRACE else None,
+            )
+        except CoatcheckError as error:
+            if not sending.begun or (isinstance(error, TransportError) and not error.sent):
+                due.lease.mark = marked_before
+            elif not sending.in_doubt(error):
+                due.lease.mark = None
+            raise
+
+    async def mark_and_check(self, due: Due, *, began: float) -> None:
+        """Write the mark, then make sure that the lease is still ours in the moment of sending."""
+        session = due.user.session
+        profile = self.profiles.known(due.endpoint.client)
+        repeatable = profile.kind in (RotationKind.NONE, RotationKind.GRACE)
+        seconds = self._times.initial if repeatable else self._times.sending
+        await due.lease.mark_sent(
+            began=began,
+            until=session.session.expires_at if session is not None else began + _LONGEST_DOUBT,
+            seconds=seconds,
+        )
+        await self._checkpoint("renewal.marked")
+        due.lease.check(at_least=seconds / 2 if repeatable else seconds * _ANSWER_SHARE)
+
+    async def _may_send(self, client: Client, mark: SentMark) -> bool:
+        """Say whether a refresh token may be sent though nobody knows what came of an earlier sending."""
+        profile = await self.profiles.profile(client)
+        again = may_send_again(profile, mark, now=self._clock.time())
+        decided("send_again" if again else "do_not_send", profile)
+        return again
+
+    def now(self) -> float:
+        """Return the wall clock's instant, for marks."""
+        return self._clock.time()
+
+
+_ANSWER_SHARE = 0.875
+"""The part of a long lease that must be left when the request leaves: 10.5 of 12 s, for an answer within 10."""
+
+
+class _Sending:
+    """Stands between a request that is ready and the wire. *begun*: bytes may have left."""
+
+    def __init__(self, sender: Sender, due: Due) -> None:
+        self._sender = sender
+        self._due = due
+        self._began = sender.now()
+        self.begun = False
+
+    async def __call__(self) -> None:
+        await self._sender.mark_and_check(self._due, began=self._began)
+        self.begun = True
+
+    def in_doubt(self, error: CoatcheckError) -> bool:
+        """Say whether *error* leaves open what became of the refresh token."""
+        return self.begun and isinstance(error, TransportError) and error.in_doubt
+
+
+def decided(decision: str, profile: Rotation) -> None:
+    """Count what was decided about a refresh token that is in doubt."""
+    in_doubt_decisions.add(1, {"decision": decision, "profile": profile.kind.value})
