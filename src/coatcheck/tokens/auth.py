@@ -22,6 +22,14 @@ class AccessTokenSource(Protocol):
         ...
 
 
+class BlockingAccessTokenSource(Protocol):
+    """The same for synchronous code: `BlockingTokens.user_token` or `BlockingTokens.client_token`."""
+
+    def __call__(self, *, force_renewal: bool = False) -> UserToken | ClientToken:
+        """Return a token; with *force_renewal* a new one."""
+        ...
+
+
 class TokenAuth(httpx2.Auth):
     """
     Puts an access token into the `Authorization` header of every request, and nowhere else (RFC 6750 2.1).
@@ -57,7 +65,39 @@ class TokenAuth(httpx2.Auth):
 
     def sync_auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response, None]:
         """Refuse: tokens are renewed by asynchronous code."""
-        raise RuntimeError("tokens.auth(...) works with httpx2.AsyncClient only, not with httpx2.Client")
+        raise RuntimeError("Tokens.auth(...) works with httpx2.AsyncClient only: for httpx2.Client use BlockingTokens")
+
+
+class BlockingTokenAuth(httpx2.Auth):
+    """`TokenAuth` for `httpx2.Client`: the same promises. Threads may share it."""
+
+    def __init__(self, source: BlockingAccessTokenSource) -> None:
+        self._source = source
+        self._renewed_in_vain: str | None = None
+
+    def sync_auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response, None]:
+        """Send the request with a token, and once more with a new one when the first was refused."""
+        token = self._source()
+        _attach(request, token)
+        response = yield request
+        if response.status_code != 401 or not _is_buffered(request) or token.access_token == self._renewed_in_vain:
+            return
+        try:
+            renewed = self._other_than(token.access_token)
+        except CoatcheckError:
+            return  # the caller gets the 401 of the API, which says more about this request
+        _attach(request, renewed)
+        response = yield request
+        if response.status_code == 401:
+            self._renewed_in_vain = renewed.access_token
+
+    def _other_than(self, refused: str) -> UserToken | ClientToken:
+        token = self._source()
+        return self._source(force_renewal=True) if token.access_token == refused else token
+
+    def async_auth_flow(self, request: httpx2.Request) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
+        """Refuse: the event loop would stand still while a token is renewed."""
+        raise RuntimeError("BlockingTokens.auth(...) works with httpx2.Client only: for httpx2.AsyncClient use Tokens")
 
 
 def _attach(request: httpx2.Request, token: UserToken | ClientToken) -> None:
