@@ -5,7 +5,23 @@ Every store here is a `SessionStore`, a `SessionIndex`, a `LeaseStore` and an `E
 processes are a `Notifier`, too. Each opens what it needs on first use, once for each process and event loop.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from coatcheck.stores.memory import MemoryStore
 from coatcheck.stores.sqlite import SQLiteStore
 
-__all__ = ["MemoryStore", "SQLiteStore"]
+if TYPE_CHECKING:
+    from coatcheck.stores.postgresql import PostgreSQLStore
+    from coatcheck.stores.redis import RedisStore
+
+__all__ = ["MemoryStore", "PostgreSQLStore", "RedisStore", "SQLiteStore"]
+
+_WITH_EXTRA = {"PostgreSQLStore": "coatcheck.stores.postgresql", "RedisStore": "coatcheck.stores.redis"}
+"""Imported when they are asked for: their libraries come with an extra."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WITH_EXTRA:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_WITH_EXTRA[name]), name)

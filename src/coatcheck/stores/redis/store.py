@@ -1,0 +1,259 @@
+"""All that processes and nodes share, in one Redis or Valkey server."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from datetime import timedelta
+from weakref import WeakKeyDictionary
+
+from coatcheck.clock import SYSTEM_CLOCK, Clock
+from coatcheck.coordination import ExpiringValue, Lease, SentMark
+from coatcheck.errors import LeaseLost, SessionGone, StaleVersion, StoreUnavailable
+from coatcheck.sessions.store import Change, SessionRow, Touch
+from coatcheck.stores.redis import records, scripts
+from coatcheck.stores.redis.connections import Answer, Connections, check_url
+from coatcheck.stores.redis.messages import channel_name
+from coatcheck.stores.redis.per_loop import PerLoop
+
+_LINGER = 1.0
+"""Seconds that the server keeps what has ended: the clocks of nodes differ a little, and so does the time of a command."""
+
+
+class RedisStore:
+    """
+    Sessions, leases and small values in the Redis (from 7.0) or Valkey server at *url*: the store for many nodes.
+
+    The URL is redis://[[USER]:PASSWORD@]HOST[:PORT][/NUMBER], rediss:// for TLS, or unix://PATH. One server, or the
+    primary of several: reads go there, too, since a replica may lag behind. It speaks neither to Sentinel nor to a
+    cluster; the keys are ready for one.
+
+    **What the server has to keep.** A sent mark that a crash of the server forgets lets a refresh token be sent twice,
+    which a strict provider answers by ending the grant. `appendonly yes` with `appendfsync everysec` may forget one
+    second, with `always` nothing; without either a restart of the server logs everybody out. A failover may forget what
+    the replica had not received; the store does not wait for replicas.
+
+    **What the server must not do.** Any `maxmemory-policy` but `noeviction` lets it drop sessions and leases when its
+    memory is full; the log says so at the first use.
+
+    No call lasts longer than *operation_timeout*, connecting included. At most *max_connections* are open for each
+    process and event loop, and one more for subscriptions.
+
+    Raises:
+        ConfigurationError: *url* cannot be the address of a server.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        clock: Clock = SYSTEM_CLOCK,
+        *,
+        connect_timeout: timedelta = timedelta(seconds=2),
+        operation_timeout: timedelta = timedelta(seconds=2),
+        max_connections: int = 16,
+    ) -> None:
+        check_url(url)
+        self._url = url
+        self._clock = clock
+        self._connect_timeout = connect_timeout
+        self._operation_timeout = operation_timeout
+        self._max_connections = max_connections
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, PerLoop] = WeakKeyDictionary()
+        self._looked_at_eviction = False
+
+    def __repr__(self) -> str:
+        return "RedisStore(...)"  # there may be a password in the URL
+
+    # Sessions
+
+    async def create(self, row: SessionRow) -> None:
+        """
+        See `SessionStore.create`.
+
+        The row comes first, then the index: a crash in between leaves a row that nobody can find, and whose ticket
+        nobody has got.
+        """
+        server, write_id = self._server(), secrets.token_bytes(records.WRITE_ID)
+        data = records.encode_row(row, write_id)
+        key = records.session_key(row.key)
+        done = await server.run(scripts.CREATE_SESSION, key, data, self._milliseconds_to(row.dead_at), write_id)
+        if done != scripts.DONE:
+            raise StaleVersion("there is a session under this key already")
+        ends = self._milliseconds_to(row.expires_at)
+        for index in _indexes(row):
+            await server.run(scripts.ADD_TO_INDEX, index, row.key, ends)
+
+    async def load(self, key: bytes) -> SessionRow | None:
+        """See `SessionStore.load`. Loads that begin in one tick of the event loop share one command."""
+        data = await self._server().reads.read(records.session_key(key))
+        return None if data is None else records.decode_row(key, data)
+
+    async def update(self, key: bytes, change: Change) -> None:
+        """See `SessionStore.update`."""
+        server, name = self._server(), records.session_key(key)
+        if isinstance(change, Touch):
+            seen, now = records.encode_instant(change.seen_at), records.encode_instant(self._clock.time())
+            done = await server.run(scripts.TOUCH, name, seen, now, int(_LINGER * 1000))
+        else:
+            write_id = secrets.token_bytes(records.WRITE_ID)
+            done = await server.run(scripts.REPLACE_PART, name, change.part, change.version, change.data, write_id)
+        if done == scripts.GONE:
+            raise SessionGone("the session was deleted")
+        if done == scripts.STALE:
+            raise StaleVersion("this part of the session was replaced meanwhile")
+        if done != scripts.DONE:
+            raise records.unreadable()
+
+    async def delete(self, key: bytes) -> SessionRow | None:
+        """See `SessionStore.delete`."""
+        server = self._server()
+        data = await server.call("GETDEL", records.session_key(key), repeat=False)
+        if not isinstance(data, bytes):
+            return None
+        row = records.decode_row(key, data)
+        with suppress(StoreUnavailable):  # the row is gone, and `find` tidies up after this
+            for index in _indexes(row):
+                await server.call("ZREM", index, key)
+        return row
+
+    # Sessions by whom they are about
+
+    async def find(self, partition: str, index_keys: Sequence[bytes]) -> list[SessionRow]:
+        """See `SessionIndex.find`."""
+        server = self._server()
+        rows: dict[bytes, SessionRow] = {}
+        for index_key in index_keys:
+            index = records.index_key(partition, index_key)
+            keys = _members(await server.call("ZRANGE", index, 0, -1))
+            for key, row in zip(keys, await asyncio.gather(*map(self.load, keys)), strict=True):
+                if row is None:
+                    await server.call("ZREM", index, key)
+                else:
+                    rows[key] = row
+        return list(rows.values())
+
+    async def revoke(self, partition: str, index_keys: Sequence[bytes]) -> list[SessionRow]:
+        """See `SessionIndex.revoke`."""
+        deleted = [await self.delete(row.key) for row in await self.find(partition, index_keys)]
+        return [row for row in deleted if row is not None]
+
+    async def expire(self, now: float, *, limit: int) -> int:
+        """See `SessionIndex.expire`. The server does that by itself: 0."""
+        return 0
+
+    # Leases
+
+    async def acquire(self, key: bytes, holder: bytes, *, seconds: float) -> Lease | None:
+        """See `LeaseStore.acquire`."""
+        mark = await self._server().run(scripts.ACQUIRE, records.lease_key(key), holder, _milliseconds(seconds))
+        return Lease(key, holder, records.decode_mark(mark)) if isinstance(mark, bytes) else None
+
+    async def mark_sent(self, key: bytes, holder: bytes, mark: SentMark, *, seconds: float, until: float) -> None:
+        """See `LeaseStore.mark_sent`."""
+        keep = _milliseconds(until - self._clock.time())
+        words = (holder, _milliseconds(seconds), records.encode_mark(mark), keep)
+        _still_ours(await self._server().run(scripts.MARK_SENT, records.lease_key(key), *words))
+
+    async def extend(self, key: bytes, holder: bytes, *, seconds: float) -> None:
+        """See `LeaseStore.extend`."""
+        words = (holder, _milliseconds(seconds))
+        _still_ours(await self._server().run(scripts.EXTEND, records.lease_key(key), *words))
+
+    async def release(self, key: bytes, holder: bytes, *, mark: SentMark | None) -> None:
+        """See `LeaseStore.release`."""
+        left = b"" if mark is None else records.encode_mark(mark)
+        await self._server().run(scripts.RELEASE, records.lease_key(key), holder, left)
+
+    # Values that end by themselves
+
+    async def add(self, key: bytes, value: bytes, *, until: float) -> bool:
+        """See `ExpiringStore.add`."""
+        write_id = secrets.token_bytes(records.WRITE_ID)
+        data = records.encode_value(value, version=1, until=until, write_id=write_id)
+        words = (records.encode_instant(self._clock.time()), write_id, data, self._milliseconds_to(until))
+        return await self._server().run(scripts.ADD_VALUE, records.value_key(key), *words) == scripts.DONE
+
+    async def get(self, key: bytes) -> ExpiringValue | None:
+        """See `ExpiringStore.get`. It shares one command with the loads of the same tick."""
+        data = await self._server().reads.read(records.value_key(key))
+        return None if data is None else records.decode_value(data, now=self._clock.time())
+
+    async def replace(self, key: bytes, value: bytes, *, version: int, until: float) -> None:
+        """See `ExpiringStore.replace`."""
+        write_id = secrets.token_bytes(records.WRITE_ID)
+        data = records.encode_value(value, version=version + 1, until=until, write_id=write_id)
+        words = (records.encode_instant(self._clock.time()), write_id, data, self._milliseconds_to(until), version)
+        if await self._server().run(scripts.REPLACE_VALUE, records.value_key(key), *words) != scripts.DONE:
+            raise StaleVersion("another version of this value is there now, or none any more")
+
+    async def discard(self, key: bytes, *, version: int | None = None) -> bool:
+        """See `ExpiringStore.discard`."""
+        words = (records.encode_instant(self._clock.time()), "" if version is None else version)
+        done = await self._server().run(scripts.DISCARD_VALUE, records.value_key(key), *words, repeat=False)
+        return done == scripts.DONE
+
+    # Messages
+
+    async def publish(self, channel: str, message: bytes) -> None:
+        """See `Notifier.publish`."""
+        await self._server().call("PUBLISH", channel_name(channel), message)
+
+    def subscribe(self, channel: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """See `Notifier.subscribe`. A subscriber that leaves 256 messages unread misses the further ones."""
+        return self._subscribed(channel)
+
+    async def aclose(self) -> None:
+        """Close what this event loop holds open. The next use opens it again."""
+        server = self._loops.pop(asyncio.get_running_loop(), None)
+        if server is not None and server.pid == os.getpid():
+            await server.close()
+
+    @asynccontextmanager
+    async def _subscribed(self, channel: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        async with self._server().subscriptions.subscribe(channel) as messages:
+            yield messages
+
+    def _server(self) -> PerLoop:
+        """Return what belongs to this process and event loop."""
+        loop = asyncio.get_running_loop()
+        server = self._loops.get(loop)
+        if server is None or server.pid != os.getpid():
+            server = self._loops[loop] = PerLoop(
+                Connections(
+                    self._url,
+                    connect_timeout=self._connect_timeout,
+                    operation_timeout=self._operation_timeout,
+                    most=self._max_connections,
+                )
+            )
+            if not self._looked_at_eviction:
+                self._looked_at_eviction = True
+                server.look_at_eviction()
+        return server
+
+    def _milliseconds_to(self, instant: float) -> int:
+        """How long the server keeps what ends at *instant*: a duration, because its clock may differ from ours."""
+        return _milliseconds(max(0.0, instant - self._clock.time()) + _LINGER)
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, math.ceil(seconds * 1000))
+
+
+def _indexes(row: SessionRow) -> list[str]:
+    """Where a session is listed."""
+    keys = [row.sub_key] if row.sid_key is None else [row.sub_key, row.sid_key]
+    return [records.index_key(row.partition, key) for key in keys]
+
+
+def _members(answer: Answer) -> list[bytes]:
+    return [member for member in answer if member is not None] if isinstance(answer, list) else []
+
+
+def _still_ours(answer: Answer) -> None:
+    if answer != scripts.DONE:
+        raise LeaseLost("somebody else took the lease, or it ran out")
