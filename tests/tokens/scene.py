@@ -64,7 +64,8 @@ class Scene:
         self.pauses: list[float] = []
         self.sessions: Sessions
         if cookies:
-            self.sessions = CookieSessions(KeyRing([new_key()]), CookiePolicy("abcdefgh"), clock=self.clock)
+            policy, coordination = CookiePolicy("abcdefgh"), MemoryStore(self.clock)
+            self.sessions = CookieSessions(KeyRing([new_key()]), policy, clock=self.clock, coordination=coordination)
         else:
             self.replace_session_store(MemoryStore(self.clock))
         arguments: dict[str, Any] = {"client": CLIENT, "send": self.service, "clock": self.clock, "pause": self._pause}
