@@ -1,0 +1,392 @@
+"""What a process knows of the generations of its sessions, what it tells the store, and what it never hands out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+
+import pytest
+
+from coatcheck.errors import (
+    StoreUnavailable,
+)
+from coatcheck.sessions import CookieSessions, generations
+from coatcheck.sessions.pending import STRAGGLING
+from tests.sessions.nodes import LIFETIME, MINUTE, Nodes, Watched, held, renewed_meanwhile
+from tests.sessions.samples import POLICY, RING, TENTH, Browser
+
+# How long it waits
+
+
+@pytest.mark.spec("REF-11")
+async def test_tokens_wait_until_the_sessions_end_and_a_minute_after_they_arrived() -> None:
+    nodes = Nodes()
+    browser = await nodes.log_in()
+    answer = await nodes.renew(nodes.a, browser, b"2")
+    nodes.clock.forward(MINUTE / 2)
+    assert nodes.ends_in == LIFETIME - 30
+    straggler = await nodes.opened(nodes.b, browser)
+    browser.receive(answer.set_cookies())
+    await nodes.opened(nodes.b, browser)
+    await nodes.background()
+    assert nodes.ends_in == STRAGGLING
+    nodes.clock.forward(timedelta(seconds=59))
+    assert await straggler.tokens(reload=True) == (b"2", 2)
+    nodes.clock.forward(timedelta(seconds=1))
+    assert await straggler.tokens(reload=True) == (b"2", 2)
+    assert await (await nodes.opened(nodes.a, browser)).tokens(reload=True) == (b"2", 2)
+
+
+async def test_shortly_before_the_end_tokens_wait_no_longer_than_the_session_lives() -> None:
+    nodes = Nodes()
+    nodes.a = CookieSessions(RING, POLICY, clock=nodes.clock, coordination=nodes.store, idle_timeout=timedelta(hours=9))
+    browser = await nodes.log_in()
+    nodes.clock.forward(timedelta(hours=8, seconds=-30))
+    browser.receive((await nodes.renew(nodes.a, browser, b"2")).set_cookies())
+    await nodes.opened(nodes.a, browser)
+    await nodes.background()
+    assert nodes.ends_in == 30
+
+
+@pytest.mark.spec("REF-11")
+async def test_an_arrival_never_shortens_the_life_of_a_newer_generation() -> None:
+    nodes = Nodes()
+    browser = await nodes.log_in()
+    browser.receive((await nodes.renew(nodes.a, browser, b"2")).set_cookies())
+    nodes.store.before["replace"] = partial(renewed_meanwhile, nodes, browser)
+    await nodes.opened(nodes.b, browser)  # looks, and before it shortens, the other process renews
+    await nodes.background()
+    assert nodes.ends_in == LIFETIME
+    await nodes.opened(nodes.process(), browser)  # and whoever looks later sees that it is newer
+    await asyncio.sleep(0)
+    assert nodes.ends_in == LIFETIME
+    assert await (await nodes.opened(nodes.b, browser)).tokens(reload=True) == (b"3", 3)
+
+
+@pytest.mark.spec("REF-11")
+async def test_an_old_cookie_of_long_ago_goes_on_with_what_it_has() -> None:
+    """A browser restored from a backup: nothing waits for it any more, and nothing is refused for ever."""
+    nodes = Nodes()
+    browser, backup = await nodes.log_in(), Browser()
+    backup.jar.update(browser.jar)
+    browser.receive((await nodes.renew(nodes.a, browser, b"2")).set_cookies())
+    await nodes.opened(nodes.a, browser)
+    await nodes.background()
+    nodes.clock.forward(timedelta(minutes=20))
+    for _ in range(10):  # it slides, though this process knows of a newer generation
+        handle = await nodes.opened(nodes.a, backup)
+        assert await handle.tokens(reload=True) == (b"1", 1)
+        backup.receive(handle.set_cookies())
+        nodes.clock.forward(timedelta(minutes=20))
+
+
+# What it costs
+
+
+async def test_a_fresh_request_never_asks_the_store() -> None:
+    nodes = Nodes()
+    browser = await nodes.log_in()
+    for sessions in (nodes.a, nodes.b):
+        for _ in range(10):
+            handle = await nodes.opened(sessions, browser)
+            await handle.tokens()
+            assert handle.set_cookies() == []
+    await nodes.background()
+    assert nodes.store.asked == []
+
+
+async def test_an_arrival_is_told_to_the_store_once_by_each_process() -> None:
+    nodes = Nodes()
+    browser = await nodes.log_in()
+    browser.receive((await nodes.renew(nodes.a, browser, b"2")).set_cookies())
+    await nodes.background()
+    nodes.store.asked.clear()
+    for sessions in (nodes.a, nodes.b):
+        for _ in range(10):
+            await nodes.opened(sessions, browser)  # at once, before the first one has been told
+        await nodes.background()
+        for _ in range(10):
+            await nodes.opened(sessions, browser)
+        await nodes.background()
+    assert nodes.store.asked == ["get", "replace"] * 2
+
+
+async def test_a_cookie_that_slides_says_that_its_tokens_have_arrived() -> None:
+    """A process that is started later has nothing to tell the store."""
+    nodes = Nodes()
+    browser = await nodes.log_in()
+    browser.receive((await nodes.renew(nodes.a, browser, b"2")).set_cookies())
+    await nodes.opened(nodes.a, browser)
+    await nodes.background()
+    nodes.clock.forward(timedelta(seconds=TENTH))
+    browser.receive((await nodes.opened(nodes.a, browser)).set_cookies())
+    await nodes.background()
+    nodes.store.asked.clear()
+    nodes.b = nodes.process()
+    await nodes.opened(nodes.b, browser)
+    await nodes.background()
+    assert nodes.store.asked == []
+
+
+# Stragglers, and what else brings an old generation back
+
+
+@pytest.mark.spec("REF-11")
+async def test_a_straggler_does_not_bring_the_old_cookie_back() -> None:
+    nodes = Nodes()
+    browser = await nodes.log_in()
+    nodes.clock.forward(timedelta(seconds=TENTH))
+    straggler = await nodes.opened(nodes.a, browser)  # its cookie slides
+    browser.receive((await nodes.renew(nodes.a, browser, b"2")).set_cookies())
+    browser.receive(straggler.set_cookies())
+    assert await held(browser, nodes) == (b"2", 2)
+
+
+@pytest.mark.spec("REF-11")
+async def test_a_straggler_is_known_by_what_another_request_carried() -> None:
+    """The other process renewed; this one has merely seen the newer cookie."""
+    nodes = Nodes()
+    browser = await nodes.log_in()
+    nodes.clock.forward(timedelta(seconds=TENTH))
+    straggler = await nodes.opened(nodes.b, browser)
+    browser.receive((await nodes.renew(nodes.a, browser, b"2")).set_cookies())
+    await nodes.opened(nodes.b, browser)
+    assert straggler.set_cookies() == []
+    await nodes.background()
+
+
+@pytest.mark.spec("REF-11")
+@pytest.mark.parametrize("seen", ["before", "after", "never"])
+async def test_a_browser_that_another_process_threw_back_finds_its_tokens_however_late(seen: str) -> None:
+    """The straggler's process knows nothing of the renewal; its answer comes before or after the new cookie is seen."""
+    nodes = Nodes()
+    browser = await nodes.log_in()
+    nodes.clock.forward(timedelta(seconds=TENTH))
+    straggler = await nodes.opened(nodes.b, browser)
+    browser.receive((await nodes.renew(nodes.a, browser, b"2")).set_cookies())
+    newer = Browser()
+    newer.jar.update(browser.jar)
+    if seen == "before":
+        await nodes.opened(nodes.a, newer)
+        await nodes.background()
+        nodes.clock.forward(timedelta(seconds=40))
+    old = straggler.set_cookies()
+    assert old
+    await nodes.background()
+    if seen == "after":
+        nodes.clock.forward(timedelta(seconds=5))
+        await nodes.opened(nodes.a, newer)
+        await nodes.background()
+    browser.receive(old)
+    assert await held(browser, nodes) == (b"1", 1)
+    nodes.clock.forward(timedelta(minutes=30))
+    again = await nodes.opened(nodes.process(), browser)
+    assert await again.tokens(reload=True) == (b"2", 2)
+
+
+async def test_once_the_newer_cookie_has_stayed_its_tokens_stop_waiting() -> None:
+    nodes = Nodes()
+    browser = await nodes.log_in()
+    nodes.clock.forward(timedelta(seconds=TENTH))
+    straggler = await nodes.opened(nodes.b, browser)
+    browser.receive((await nodes.renew(nodes.a, browser, b"2")).set_cookies())
+    straggler.set_cookies()  # lost
+    await nodes.background()
+    await nodes.opened(nodes.a, browser)
+    await nodes.background()
+    assert nodes.ends_in == LIFETIME - TENTH
+    nodes.clock.forward(MINUTE)
+    await nodes.opened(nodes.a, browser)
+    await nodes.background()
+    assert nodes.ends_in == STRAGGLING
+
+
+@pytest.mark.spec("REF-11")
+async def test_a_request_that_takes_a_minute_brings_no_cookie() -> None:
+    nodes = Nodes()
+    browser = await nodes.log_in()
+    nodes.clock.forward(timedelta(seconds=TENTH))
+    slow = await nodes.opened(nodes.b, browser)
+    browser.receive((await nodes.renew(nodes.a, browser, b"2")).set_cookies())
+    await nodes.opened(nodes.a, browser)
+    await nodes.background()
+    nodes.clock.forward(MINUTE)  # nothing waits any more, and the other process has never heard of it
+    assert slow.set_cookies() == []
+
+
+@pytest.mark.spec("REF-11")
+async def test_a_slow_renewal_brings_no_cookie_and_loses_nothing() -> None:
+    """An older generation again: the other process took this one over and went on."""
+    nodes = Nodes()
+    browser = await nodes.log_in()
+    slow = await nodes.renew(nodes.b, browser, b"2")
+    browser.receive((await nodes.renew(nodes.a, browser, b"3")).set_cookies())
+    nodes.clock.forward(MINUTE)
+    assert slow.set_cookies() == []
+    assert await held(browser, nodes) == (b"3", 3)
+
+
+@pytest.mark.spec("SES-04")
+async def test_slow_requests_alone_keep_a_session_alive() -> None:
+    """A page that does nothing but poll for a minute at a time."""
+    nodes = Nodes()
+    browser = await nodes.log_in()
+    for _ in range(180):
+        polling = await nodes.opened(nodes.a, browser)
+        nodes.clock.forward(MINUTE)
+        browser.receive(polling.set_cookies())
+    await nodes.background()
+
+
+@pytest.mark.spec("SES-04")
+async def test_a_browser_that_lost_a_cookie_slides_and_is_brought_up_to_date() -> None:
+    """Its access token is good for hours, so it never has to ask for newer tokens."""
+    nodes = Nodes()
+    browser = await nodes.log_in()
+    await nodes.renew(nodes.a, browser, b"2")  # for another API; the answer is lost
+    for _ in range(4):
+        nodes.clock.forward(timedelta(minutes=30))
+        handle = await nodes.opened(nodes.a, browser)
+        assert await handle.tokens() == (b"2", 2)
+        browser.receive(handle.set_cookies())
+    await nodes.background()
+    assert await held(browser, nodes) == (b"2", 2)
+
+
+# A store that is down
+
+
+async def test_without_the_store_nothing_is_renewed_and_nothing_is_lost() -> None:
+    nodes = Nodes()
+    browser = await nodes.log_in()
+    handle = await nodes.opened(nodes.a, browser)
+    nodes.store.down = True
+    for doing in (partial(handle.tokens, reload=True), partial(handle.replace_tokens, b"2", version=1)):
+        with pytest.raises(StoreUnavailable):
+            await doing()
+    assert await handle.tokens() == (b"1", 1)
+    assert handle.set_cookies() == []
+    nodes.store.down = False
+    await handle.replace_tokens(b"2", version=1)
+    assert await handle.tokens(reload=True) == (b"2", 2)
+
+
+@pytest.mark.spec("SES-04")
+async def test_without_the_store_fresh_requests_are_served_and_slide(caplog: pytest.LogCaptureFixture) -> None:
+    nodes = Nodes()
+    browser = await nodes.log_in()
+    browser.receive((await nodes.renew(nodes.a, browser, b"2")).set_cookies())
+    nodes.store.down = True
+    caplog.set_level(logging.DEBUG, "coatcheck")
+    for _ in range(3):
+        nodes.clock.forward(timedelta(minutes=30))
+        for sessions in (nodes.a, nodes.b):
+            handle = await nodes.opened(sessions, browser)
+            assert await handle.tokens() == (b"2", 2)
+            browser.receive(handle.set_cookies())
+            await nodes.background()
+    assert {record.levelname for record in caplog.records} == {"DEBUG"}
+    nodes.store.down = False
+    await nodes.opened(nodes.a, browser)
+    await nodes.background()
+    assert nodes.ends_in == STRAGGLING  # what could not be told before is told now
+
+
+async def test_without_the_store_a_browser_that_is_behind_is_served() -> None:
+    nodes = Nodes()
+    browser = await nodes.log_in()
+    await nodes.renew(nodes.a, browser, b"2")  # lost
+    nodes.clock.forward(timedelta(minutes=30))
+    nodes.store.down = True
+    handle = await nodes.opened(nodes.a, browser)
+    assert await handle.tokens() == (b"1", 1)
+    assert handle.set_cookies() == []
+
+
+@pytest.mark.spec("LOG-01")
+async def test_without_the_store_a_logout_succeeds_here_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    nodes = Nodes()
+    browser = await nodes.log_in()
+    handle = await nodes.opened(nodes.a, browser)
+    nodes.store.down = True
+    kept = Browser()
+    kept.jar.update(browser.jar)
+    await nodes.a.end(handle)
+    browser.receive(handle.set_cookies())
+    assert browser.jar == {}
+    assert await nodes.open(nodes.a, kept) is None
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert handle.session.id not in record.getMessage()
+
+
+# Bounds
+
+
+async def test_many_sessions_with_a_renewal_each_leave_no_growth(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generations, "_MOST_SESSIONS", 50)
+    nodes = Nodes()
+    for _ in range(500):
+        browser = await nodes.log_in()
+        browser.receive((await nodes.renew(nodes.a, browser, b"2")).set_cookies())
+        await nodes.opened(nodes.a, browser)
+        await asyncio.sleep(0)
+    await nodes.background()
+    known = nodes.a.generations
+    assert len(known._newest) == len(known._settled) == 50
+    assert known._tasks == set() and known._settling == set()
+    assert len(nodes.a._remembered) <= 512
+
+
+async def test_sessions_that_were_never_renewed_take_no_memory() -> None:
+    nodes = Nodes()
+    for _ in range(20):
+        browser = await nodes.log_in()
+        await (await nodes.opened(nodes.a, browser)).tokens(reload=True)
+    assert len(nodes.a.generations._newest) == len(nodes.a.generations._settled) == 0
+
+
+@contextmanager
+def hanging(store: Watched) -> Iterator[None]:
+    """Have every look at the store hang until the block ends."""
+    gate = store.gate = asyncio.Event()
+    try:
+        yield
+    finally:
+        store.gate = None
+        gate.set()
+
+
+async def test_a_store_that_hangs_holds_a_bounded_number_of_tasks_and_no_request() -> None:
+    nodes = Nodes()
+    browsers = []
+    for _ in range(150):
+        browser = await nodes.log_in()
+        browser.receive((await nodes.renew(nodes.b, browser, b"2")).set_cookies())
+        browsers.append(browser)
+    await nodes.background()
+    with hanging(nodes.store):
+        for browser in browsers:
+            assert await (await nodes.opened(nodes.a, browser)).tokens() == (b"2", 2)
+        assert len(nodes.a.generations._tasks) == 100
+        await asyncio.sleep(0)
+    await nodes.background()
+    assert nodes.a.generations._tasks == set()
+
+
+async def test_closing_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generations, "_CLOSING_SECONDS", 0.0)
+    nodes = Nodes()
+    browser = await nodes.log_in()
+    browser.receive((await nodes.renew(nodes.b, browser, b"2")).set_cookies())
+    await nodes.background()
+    with hanging(nodes.store):
+        await nodes.opened(nodes.a, browser)
+        (task,) = nodes.a.generations._tasks
+        await nodes.a.aclose()
+        with pytest.raises(asyncio.CancelledError):
+            await task
