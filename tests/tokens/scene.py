@@ -58,22 +58,38 @@ class TableUserTokenStore:
 class Scene:
     """An application: `tokens` over sessions of one kind, or over a `store` of its own."""
 
-    def __init__(self, *, cookies: bool = False, **tokens_arguments: Any) -> None:
+    def __init__(
+        self, *, cookies: bool = False, coordination: type[MemoryStore] = MemoryStore, **tokens_arguments: Any
+    ) -> None:
         self.clock = HandClock()
+        self.coordination = coordination(self.clock)
+        self.keys = [new_key()]
         self.service = TokenService(self.clock)
         self.pauses: list[float] = []
         self.sessions: Sessions
         if cookies:
-            policy, coordination = CookiePolicy("abcdefgh"), MemoryStore(self.clock)
-            self.sessions = CookieSessions(KeyRing([new_key()]), policy, clock=self.clock, coordination=coordination)
+            self.sessions = CookieSessions(
+                KeyRing(self.keys), CookiePolicy("abcdefgh"), clock=self.clock, coordination=self.coordination
+            )
         else:
             self.replace_session_store(MemoryStore(self.clock))
-        arguments: dict[str, Any] = {"client": CLIENT, "send": self.service, "clock": self.clock, "pause": self._pause}
-        self.tokens = Tokens(**(arguments | tokens_arguments))
+        self._arguments: dict[str, Any] = {
+            "client": CLIENT,
+            "send": self.service,
+            "clock": self.clock,
+            "pause": self._pause,
+            "coordination": self.coordination,
+            "keys": self.keys,
+        } | tokens_arguments
+        self.tokens = Tokens(**self._arguments)
 
     def replace_session_store(self, store: SessionStore) -> None:
         """Keep sessions in *store* from now on."""
         self.sessions = ServerSideSessions(store, KeyRing([new_key()]), CookiePolicy("abcdefgh"), clock=self.clock)
+
+    def other_process(self, **arguments: Any) -> Tokens:
+        """Return tokens as another process has them: they share the stores, and nothing else."""
+        return Tokens(**(self._arguments | {"store": self.tokens.store} | arguments))
 
     async def _pause(self, seconds: float) -> None:
         self.pauses.append(seconds)

@@ -15,7 +15,7 @@ from coatcheck.tokens.memory import ExpiringMemory
 from coatcheck.tokens.revocation import revoke_quietly
 from coatcheck.tokens.store import UserTokenStore
 from coatcheck.tokens.values import User, UserToken, UserTokenRequestParameters
-from coatcheck.tokens.verdicts import Verdict, VerdictKind, store_unavailable
+from coatcheck.tokens.verdicts import Verdict, VerdictKind, store_unavailable, told
 
 _log = logging.getLogger("coatcheck")
 
@@ -152,7 +152,12 @@ class Writer:
             await lease.release()
 
     async def _store_it(self, answer: Answer) -> None:
-        await self._store.store_token(answer.user, answer.token, answer.parameters, replaces=answer.current)
+        try:
+            await self._store.store_token(answer.user, answer.token, answer.parameters, replaces=answer.current)
+        except CoatcheckError:
+            raise
+        except Exception as error:  # of an application's own store: what it could not keep must not be lost
+            raise StoreUnavailable(f"the store of users' tokens raised {told(error)}") from error
 
     def _keep(self, answer: Answer, verdict: Verdict) -> None:
         session = answer.user.session
