@@ -53,6 +53,7 @@ def gateway(
     scope: str = SCOPE,
     workers: int = 1,
     store: str | None = None,
+    coordination: str | None = None,
     frontend: Path | None = None,
     more: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
@@ -76,6 +77,7 @@ def gateway(
         'authorization_params = { prompt = "consent" }',
         "[sessions]",
         f'store = "{store or f"sqlite://{folder}/sessions.db"}"',
+        *([f'coordination = "{coordination}"'] if coordination else []),
     ]
     for path, url in apis.items():
         lines += ["[[api]]", f"path = {json.dumps(path)}", f"url = {json.dumps(url)}"]

@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 
 from tests.rig.echo_api import EchoAPI
+from tests.rig.postgresql import PostgreSQL
 from tests.rig.user_agent import UserAgent
+from tests.rig.valkey import Valkey
 from tests.scenarios.gateway import Application, gateway
 from tests.scenarios.waiting import until_expired
 
 CALLS = 50
 
 
-def storm(oidc_provider, folder: Path, *, workers: int) -> tuple[int, Counter[int]]:
+def storm(oidc_provider, folder: Path, *, workers: int, **stores: str) -> tuple[int, Counter[int]]:
     """
     Let the first caller hang up during the renewal, and fifty more wait for it.
 
@@ -33,6 +35,7 @@ def storm(oidc_provider, folder: Path, *, workers: int) -> tuple[int, Counter[in
             client=client,
             apis={"/api/orders": api.url},
             workers=workers,
+            **stores,
         ),
         UserAgent(application.url) as agent,
         ThreadPoolExecutor(CALLS) as callers,
@@ -57,10 +60,17 @@ def test_fifty_calls_on_an_expired_token_cost_one_refresh_though_the_first_calle
     assert refreshes == 1
 
 
-def test_with_two_workers_the_figure_is_printed(oidc_provider, tmp_path: Path, record_property, capsys):
-    """Renewals are not yet serialised between processes, so this says what is, and promises nothing."""
-    refreshes, statuses = storm(oidc_provider, tmp_path, workers=2)
-    record_property("refreshes", refreshes)
-    with capsys.disabled():
-        print(f"\n50 calls on an expired token, two workers: {refreshes} refresh requests, answers {dict(statuses)}")
-    assert 1 <= refreshes <= 2
+@pytest.mark.spec("REF-02")
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql", "valkey", "cookies and valkey"])
+def test_with_two_workers_they_cost_one_refresh_as_well(
+    oidc_provider, tmp_path: Path, kind: str, postgresql: PostgreSQL, valkey: Valkey
+):
+    stores = {
+        "sqlite": {},
+        "postgresql": {"store": postgresql.fresh_database()},
+        "valkey": {"store": valkey.fresh_url()},
+        "cookies and valkey": {"store": "cookie", "coordination": valkey.fresh_url()},
+    }
+    refreshes, statuses = storm(oidc_provider, tmp_path, workers=2, **stores[kind])
+    assert statuses == {200: CALLS}
+    assert refreshes == 1

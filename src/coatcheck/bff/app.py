@@ -24,7 +24,7 @@ from coatcheck.bff.problems import logger
 from coatcheck.bff.proxy import RemoteAPI
 from coatcheck.bff.public_url import PublicURL, parse_public_url
 from coatcheck.bff.settings import Settings
-from coatcheck.bff.storage import Coordination, make_storage
+from coatcheck.bff.storage import make_storage
 from coatcheck.bff.transactions import LoginAttempts
 from coatcheck.bff.user import UserEndpoint
 from coatcheck.bff.who import current_request
@@ -35,9 +35,9 @@ from coatcheck.oauth.client_auth import ClientAssertionService
 from coatcheck.sessions.cookie import CookiePolicy, SameSite, application_id
 from coatcheck.sessions.sessions import Sessions
 from coatcheck.sessions.store import SessionStore
-from coatcheck.tokens.manager import Tokens
-from coatcheck.tokens.renewal import Checkpoints, no_checkpoint
+from coatcheck.tokens.manager import CoordinationStore, Tokens
 from coatcheck.tokens.retrievers import AccessTokenRetriever
+from coatcheck.tokens.sending import Checkpoints, no_checkpoint
 from coatcheck.tokens.store import UserTokenStore
 from coatcheck.tokens.values import TokenType, UserTokenRequestParameters
 
@@ -80,7 +80,7 @@ class BFF:
         keys: Sequence[str] | None = None,
         clients: Mapping[str, Client] | None = None,
         sessions: str | SessionStore | Sessions | None = None,
-        coordination: str | Coordination | None = None,
+        coordination: str | CoordinationStore | None = None,
         lifetime: timedelta = timedelta(hours=8),
         idle_timeout: timedelta = timedelta(hours=1),
         same_site: SameSite = "Strict",
@@ -130,6 +130,8 @@ class BFF:
         self.tokens = Tokens(
             {**(clients or {}), "default": client},
             store=user_token_store,
+            coordination=self._storage.coordination,
+            keys=ring,
             http_clients=http_clients,
             client_assertions=client_assertions,
             clock=clock,

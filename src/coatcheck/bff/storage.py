@@ -6,12 +6,11 @@ import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol, TypeGuard, cast
+from typing import TypeGuard, cast
 
 from coatcheck.bff.keys import development_database
 from coatcheck.bff.problems import logger
 from coatcheck.bff.settings import Settings
-from coatcheck.coordination import ExpiringStore, LeaseStore
 from coatcheck.errors import ConfigurationError
 from coatcheck.sessions.cookie_sessions import CookieSessions
 from coatcheck.sessions.seal import KeyRing
@@ -21,14 +20,11 @@ from coatcheck.sessions.store import SessionStore
 from coatcheck.stores.memory import MemoryStore
 from coatcheck.stores.sqlite import SQLiteStore
 from coatcheck.stores.urls import KNOWN_STORES, Store, open_store
+from coatcheck.tokens.manager import CoordinationStore
 
 _SESSIONS_HOW = f'use {KNOWN_STORES}, "cookie", or an object that is a SessionStore'
 _COORDINATION_HOW = f"use {KNOWN_STORES}, or an object that is a LeaseStore and an ExpiringStore"
 _COORDINATION_METHODS = ("acquire", "mark_sent", "extend", "release", "add", "get", "replace", "discard")
-
-
-class Coordination(LeaseStore, ExpiringStore, Protocol):
-    """Where processes and nodes agree who renews, and leave what others have to know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +32,7 @@ class Storage:
     """The sessions of one BFF, and where its processes agree; often both are one store."""
 
     sessions: Sessions
-    coordination: Coordination
+    coordination: CoordinationStore
 
     async def aclose(self) -> None:
         """Close what both hold open in this event loop; a store opens again on its next use."""
@@ -48,7 +44,7 @@ class Storage:
 
 def make_storage(
     sessions: str | SessionStore | Sessions | None,
-    coordination: str | Coordination | None,
+    coordination: str | CoordinationStore | None,
     settings: Settings,
     ring: KeyRing,
     *,
@@ -76,7 +72,7 @@ def make_storage(
     return Storage(cast(Sessions, sessions), agreed)
 
 
-def can_coordinate(store: object) -> TypeGuard[Coordination]:
+def can_coordinate(store: object) -> TypeGuard[CoordinationStore]:
     """Say whether *store* has what processes need to agree."""
     return not _missing(store)
 
@@ -98,7 +94,9 @@ def _session_store(choice: str | SessionStore | Sessions | None, settings: Setti
     raise ConfigurationError(f"{type(choice).__name__} keeps no sessions: {_SESSIONS_HOW}", path="sessions")
 
 
-def _coordination(choice: object, sessions: object, store: SessionStore | None, settings: Settings) -> Coordination:
+def _coordination(
+    choice: object, sessions: object, store: SessionStore | None, settings: Settings
+) -> CoordinationStore:
     same = choice is None or (isinstance(choice, str) and choice == sessions)
     if same and can_coordinate(store):
         return store
@@ -123,7 +121,7 @@ def _missing(store: object) -> list[str]:
     return [name for name in _COORDINATION_METHODS if not callable(getattr(store, name, None))]
 
 
-def _warn_of_memory(store: SessionStore | None, coordination: Coordination) -> None:
+def _warn_of_memory(store: SessionStore | None, coordination: CoordinationStore) -> None:
     """Servers that fork their workers themselves mostly say so in the environment; that is all that can be seen."""
     workers = os.environ.get("WEB_CONCURRENCY", "1")
     if workers in ("", "1"):

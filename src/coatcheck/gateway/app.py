@@ -18,8 +18,8 @@ from coatcheck.gateway.client_address import ClientAddress
 from coatcheck.gateway.frontend import Frontend
 from coatcheck.gateway.stores import GatewayStores, open_stores, writing_development_files
 from coatcheck.telemetry import trace_id
-from coatcheck.tokens.renewal import Checkpoints, no_checkpoint
 from coatcheck.tokens.retrievers import AccessTokenRetriever, CachedAccessTokenRetriever, TokenExchangeRetriever
+from coatcheck.tokens.sending import Checkpoints, no_checkpoint
 
 HEALTHY = Answer(200, ((b"content-type", b"text/plain"), (b"cache-control", b"no-store")), b"ok\n")
 
@@ -56,7 +56,7 @@ def create_bff(
         keys=keys,
         clients={name: client for name, client in config.clients.items() if name != "default"},
         sessions=stores.sessions or "cookie",
-        coordination=stores.coordination if hasattr(stores.coordination, "acquire") else None,  # XXX until H1 lands
+        coordination=stores.coordination,
         lifetime=config.sessions.lifetime,
         idle_timeout=config.sessions.idle_timeout,
         development=config.development,

@@ -124,6 +124,8 @@ def open_store(url: str | StoreURL, *, clock: Clock = SYSTEM_CLOCK, folder: Path
 
                 return RedisStore(_for_the_driver(place.url), clock=clock)
     except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("coatcheck"):
+            raise
         extra = _EXTRAS[place.kind]
         message = f"{error.name} is not installed, which {place} needs: pip install 'coatcheck[{extra}]'"
         raise ConfigurationError(message) from error
