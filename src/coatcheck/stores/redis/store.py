@@ -21,7 +21,7 @@ from coatcheck.stores.redis.messages import channel_name
 from coatcheck.stores.redis.per_loop import PerLoop
 
 _LINGER = 1.0
-"""Seconds that the server keeps what has ended: the clocks of nodes differ a little, and so does the time of a command."""
+"""Seconds that the server keeps what has ended: the clocks of nodes differ a little, and commands take time."""
 
 
 class RedisStore:
