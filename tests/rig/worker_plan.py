@@ -1,0 +1,38 @@
+"""What a worker of the fleet is told to be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+SessionKind = Literal["server", "cookie", "shared-grant"]
+"""Where tokens are: in sessions in the store; in cookies; in the store, one grant for all sessions of a user."""
+
+Protection = Literal["lease", "reread", "mark", "cas"]
+PROTECTIONS: tuple[Protection, ...] = ("lease", "reread", "mark", "cas")
+
+DEFAULT_LEASE_TIMES = (5.0, 20.0, 1.5)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPlan:
+    """
+    One application; all workers with the same plan (but for the number) share its sessions.
+
+    *store* is the URL of the one store for sessions and coordination. *lease_times* are initial, sending, beat in
+    seconds. *without* names a protection that the rig takes away from the store.
+    """
+
+    public_url: str
+    issuer: str
+    client_id: str
+    client_secret: str
+    key: str
+    store: str
+    api: str
+    rotation: str = "strict"
+    scope: str = "openid profile offline_access"
+    sessions: SessionKind = "server"
+    lease_times: tuple[float, float, float] = DEFAULT_LEASE_TIMES
+    without: Protection | None = None
+    number: int = 0
