@@ -18,13 +18,14 @@ LIFETIME = 8 * HOUR
 
 
 class Watched(MemoryStore):
-    """Counts what it is asked, can be down, and can be stopped in front of an answer."""
+    """Counts what it is asked, can be down, and has things happen before and after it does what it is asked."""
 
     def __init__(self, clock: HandClock) -> None:
         super().__init__(clock)
         self.asked: list[str] = []
         self.down = False
         self.before: dict[str, Callable[[], Awaitable[None]]] = {}
+        self.after: dict[str, Callable[[], Awaitable[None]]] = {}
         self.ends: dict[bytes, float] = {}
         self.gate: asyncio.Event | None = None
         """Where every look waits."""
@@ -37,18 +38,26 @@ class Watched(MemoryStore):
         if self.down:
             raise StoreUnavailable("the store is down")
 
+    async def _answer(self, what: str) -> None:
+        after = self.after.pop(what, None)
+        if after is not None:
+            await after()
+
     async def add(self, key: bytes, value: bytes, *, until: float) -> bool:
         await self._ask("add")
         added = await super().add(key, value, until=until)
         if added:
             self.ends[key] = until
+        await self._answer("add")
         return added
 
     async def get(self, key: bytes) -> ExpiringValue | None:
         await self._ask("get")
         if self.gate is not None:
             await self.gate.wait()
-        return await super().get(key)
+        found = await super().get(key)
+        await self._answer("get")
+        return found
 
     async def replace(self, key: bytes, value: bytes, *, version: int, until: float) -> None:
         await self._ask("replace")

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 
 import pytest
 
-from coatcheck.errors import (
-    StoreUnavailable,
-)
-from coatcheck.sessions import CookieSessions, generations
+from coatcheck.sessions import CookieSessions
 from coatcheck.sessions.pending import STRAGGLING
-from tests.sessions.nodes import LIFETIME, MINUTE, Nodes, Watched, held, renewed_meanwhile
+from tests.sessions.nodes import LIFETIME, MINUTE, Nodes, held, renewed_meanwhile
 from tests.sessions.samples import POLICY, RING, TENTH, Browser
 
 # How long it waits
@@ -68,6 +62,35 @@ async def test_an_arrival_never_shortens_the_life_of_a_newer_generation() -> Non
 
 
 @pytest.mark.spec("REF-11")
+async def test_whoever_tells_of_an_arrival_learns_of_a_newer_generation() -> None:
+    nodes = Nodes()
+    browser = await nodes.log_in()
+    browser.receive((await nodes.renew(nodes.a, browser, b"2")).set_cookies())
+    await nodes.renew(nodes.a, browser, b"3")  # lost
+    await nodes.opened(nodes.b, browser)
+    await nodes.background()
+    nodes.clock.forward(timedelta(seconds=TENTH))
+    assert await (await nodes.opened(nodes.b, browser)).tokens() == (b"3", 3)
+    assert nodes.ends_in == LIFETIME - TENTH
+
+
+@pytest.mark.spec("REF-11")
+async def test_an_arrival_says_nothing_of_other_tokens_with_the_same_number() -> None:
+    """A copy of the cookies in another browser has been renewed from the same generation, long after."""
+    nodes = Nodes()
+    browser, copy = await nodes.log_in(), Browser()
+    copy.jar.update(browser.jar)
+    browser.receive((await nodes.renew(nodes.a, browser, b"2")).set_cookies())
+    await nodes.opened(nodes.a, browser)
+    await nodes.background()
+    nodes.clock.forward(MINUTE)
+    await nodes.renew(nodes.b, copy, b"2 of the copy")
+    await nodes.opened(nodes.b, browser)
+    await nodes.background()
+    assert nodes.ends_in == LIFETIME - 60
+
+
+@pytest.mark.spec("REF-11")
 async def test_an_old_cookie_of_long_ago_goes_on_with_what_it_has() -> None:
     """A browser restored from a backup: nothing waits for it any more, and nothing is refused for ever."""
     nodes = Nodes()
@@ -113,6 +136,18 @@ async def test_an_arrival_is_told_to_the_store_once_by_each_process() -> None:
             await nodes.opened(sessions, browser)
         await nodes.background()
     assert nodes.store.asked == ["get", "replace"] * 2
+
+
+async def test_nothing_is_told_of_a_generation_that_is_known_to_be_old() -> None:
+    nodes = Nodes()
+    browser = await nodes.log_in()
+    browser.receive((await nodes.renew(nodes.a, browser, b"2")).set_cookies())
+    await nodes.renew(nodes.a, browser, b"3")  # lost
+    await nodes.background()
+    nodes.store.asked.clear()
+    await nodes.opened(nodes.a, browser)
+    await nodes.background()
+    assert nodes.store.asked == []
 
 
 async def test_a_cookie_that_slides_says_that_its_tokens_have_arrived() -> None:
@@ -230,6 +265,38 @@ async def test_a_slow_renewal_brings_no_cookie_and_loses_nothing() -> None:
     assert await held(browser, nodes) == (b"3", 3)
 
 
+async def test_a_slow_request_that_looked_a_moment_ago_brings_its_cookie() -> None:
+    nodes = Nodes()
+    browser = await nodes.log_in()
+    reloading, renewing = await nodes.opened(nodes.b, browser), await nodes.opened(nodes.b, browser)
+    await nodes.renew(nodes.a, browser, b"2")
+    nodes.clock.forward(MINUTE)
+    await reloading.tokens(reload=True)
+    browser.receive(reloading.set_cookies())
+    assert await held(browser, nodes) == (b"2", 2)
+    await renewing.tokens(reload=True)
+    nodes.clock.forward(MINUTE)
+    await renewing.replace_tokens(b"3", version=2)
+    browser.receive(renewing.set_cookies())
+    assert await held(browser, nodes) == (b"3", 3)
+    await nodes.background()
+
+
+@pytest.mark.spec("REF-11")
+async def test_an_answer_of_the_store_that_was_overtaken_makes_nobody_forget_the_newer_generation() -> None:
+    nodes = Nodes()
+    browser = await nodes.log_in()
+    nodes.clock.forward(timedelta(seconds=TENTH))
+    straggler = await nodes.opened(nodes.a, browser)
+
+    async def renew() -> None:
+        await nodes.renew(nodes.a, browser, b"2")
+
+    nodes.store.after["get"] = renew
+    assert await straggler.tokens(reload=True) == (b"1", 1)
+    assert straggler.set_cookies() == []
+
+
 @pytest.mark.spec("SES-04")
 async def test_slow_requests_alone_keep_a_session_alive() -> None:
     """A page that does nothing but poll for a minute at a time."""
@@ -255,138 +322,3 @@ async def test_a_browser_that_lost_a_cookie_slides_and_is_brought_up_to_date() -
         browser.receive(handle.set_cookies())
     await nodes.background()
     assert await held(browser, nodes) == (b"2", 2)
-
-
-# A store that is down
-
-
-async def test_without_the_store_nothing_is_renewed_and_nothing_is_lost() -> None:
-    nodes = Nodes()
-    browser = await nodes.log_in()
-    handle = await nodes.opened(nodes.a, browser)
-    nodes.store.down = True
-    for doing in (partial(handle.tokens, reload=True), partial(handle.replace_tokens, b"2", version=1)):
-        with pytest.raises(StoreUnavailable):
-            await doing()
-    assert await handle.tokens() == (b"1", 1)
-    assert handle.set_cookies() == []
-    nodes.store.down = False
-    await handle.replace_tokens(b"2", version=1)
-    assert await handle.tokens(reload=True) == (b"2", 2)
-
-
-@pytest.mark.spec("SES-04")
-async def test_without_the_store_fresh_requests_are_served_and_slide(caplog: pytest.LogCaptureFixture) -> None:
-    nodes = Nodes()
-    browser = await nodes.log_in()
-    browser.receive((await nodes.renew(nodes.a, browser, b"2")).set_cookies())
-    nodes.store.down = True
-    caplog.set_level(logging.DEBUG, "coatcheck")
-    for _ in range(3):
-        nodes.clock.forward(timedelta(minutes=30))
-        for sessions in (nodes.a, nodes.b):
-            handle = await nodes.opened(sessions, browser)
-            assert await handle.tokens() == (b"2", 2)
-            browser.receive(handle.set_cookies())
-            await nodes.background()
-    assert {record.levelname for record in caplog.records} == {"DEBUG"}
-    nodes.store.down = False
-    await nodes.opened(nodes.a, browser)
-    await nodes.background()
-    assert nodes.ends_in == STRAGGLING  # what could not be told before is told now
-
-
-async def test_without_the_store_a_browser_that_is_behind_is_served() -> None:
-    nodes = Nodes()
-    browser = await nodes.log_in()
-    await nodes.renew(nodes.a, browser, b"2")  # lost
-    nodes.clock.forward(timedelta(minutes=30))
-    nodes.store.down = True
-    handle = await nodes.opened(nodes.a, browser)
-    assert await handle.tokens() == (b"1", 1)
-    assert handle.set_cookies() == []
-
-
-@pytest.mark.spec("LOG-01")
-async def test_without_the_store_a_logout_succeeds_here_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
-    nodes = Nodes()
-    browser = await nodes.log_in()
-    handle = await nodes.opened(nodes.a, browser)
-    nodes.store.down = True
-    kept = Browser()
-    kept.jar.update(browser.jar)
-    await nodes.a.end(handle)
-    browser.receive(handle.set_cookies())
-    assert browser.jar == {}
-    assert await nodes.open(nodes.a, kept) is None
-    (record,) = caplog.records
-    assert record.levelname == "WARNING"
-    assert handle.session.id not in record.getMessage()
-
-
-# Bounds
-
-
-async def test_many_sessions_with_a_renewal_each_leave_no_growth(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generations, "_MOST_SESSIONS", 50)
-    nodes = Nodes()
-    for _ in range(500):
-        browser = await nodes.log_in()
-        browser.receive((await nodes.renew(nodes.a, browser, b"2")).set_cookies())
-        await nodes.opened(nodes.a, browser)
-        await asyncio.sleep(0)
-    await nodes.background()
-    known = nodes.a.generations
-    assert len(known._newest) == len(known._settled) == 50
-    assert known._tasks == set() and known._settling == set()
-    assert len(nodes.a._remembered) <= 512
-
-
-async def test_sessions_that_were_never_renewed_take_no_memory() -> None:
-    nodes = Nodes()
-    for _ in range(20):
-        browser = await nodes.log_in()
-        await (await nodes.opened(nodes.a, browser)).tokens(reload=True)
-    assert len(nodes.a.generations._newest) == len(nodes.a.generations._settled) == 0
-
-
-@contextmanager
-def hanging(store: Watched) -> Iterator[None]:
-    """Have every look at the store hang until the block ends."""
-    gate = store.gate = asyncio.Event()
-    try:
-        yield
-    finally:
-        store.gate = None
-        gate.set()
-
-
-async def test_a_store_that_hangs_holds_a_bounded_number_of_tasks_and_no_request() -> None:
-    nodes = Nodes()
-    browsers = []
-    for _ in range(150):
-        browser = await nodes.log_in()
-        browser.receive((await nodes.renew(nodes.b, browser, b"2")).set_cookies())
-        browsers.append(browser)
-    await nodes.background()
-    with hanging(nodes.store):
-        for browser in browsers:
-            assert await (await nodes.opened(nodes.a, browser)).tokens() == (b"2", 2)
-        assert len(nodes.a.generations._tasks) == 100
-        await asyncio.sleep(0)
-    await nodes.background()
-    assert nodes.a.generations._tasks == set()
-
-
-async def test_closing_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generations, "_CLOSING_SECONDS", 0.0)
-    nodes = Nodes()
-    browser = await nodes.log_in()
-    browser.receive((await nodes.renew(nodes.b, browser, b"2")).set_cookies())
-    await nodes.background()
-    with hanging(nodes.store):
-        await nodes.opened(nodes.a, browser)
-        (task,) = nodes.a.generations._tasks
-        await nodes.a.aclose()
-        with pytest.raises(asyncio.CancelledError):
-            await task

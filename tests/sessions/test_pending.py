@@ -150,6 +150,41 @@ async def test_what_is_too_large_for_cookies_is_not_written_at_all() -> None:
     assert nodes.store.asked == []
 
 
+async def test_a_request_that_was_overtaken_by_itself_keeps_the_newer_tokens() -> None:
+    """Two calls of one request: while the first one writes, the second one takes over what another process wrote."""
+    nodes = Nodes()
+    browser = await nodes.log_in()
+    handle = await nodes.opened(nodes.b, browser)
+
+    async def reload() -> None:
+        await renewed_meanwhile(nodes, browser)
+        assert await handle.tokens(reload=True) == (b"3", 3)
+
+    nodes.store.after["add"] = reload
+    await handle.replace_tokens(b"2", version=1)
+    assert await handle.tokens() == (b"3", 3)
+    browser.receive(handle.set_cookies())
+    assert await held(browser, nodes) == (b"3", 3)
+
+
+async def test_a_reload_that_finds_nothing_sets_no_cookie() -> None:
+    nodes = Nodes()
+    handle = await nodes.opened(nodes.a, await nodes.log_in())
+    assert await handle.tokens(reload=True) == (b"1", 1)
+    assert handle.set_cookies() == []
+
+
+async def test_what_waits_is_used_even_where_it_does_not_fit_into_this_cookie() -> None:
+    nodes = Nodes()
+    browser = await nodes.log_in()
+    nodes.clock.forward(timedelta(seconds=TENTH))
+    handle = await nodes.opened(nodes.a, browser)
+    room = waiting_room(nodes.store)
+    await room.put(handle.session.id, bytes(10_000), generation=2, until=NOW + LIFETIME)
+    assert await handle.tokens(reload=True) == (bytes(10_000), 2)
+    assert handle.set_cookies() == []  # nor the older one, which was about to slide
+
+
 # The end of a session
 
 
@@ -181,6 +216,21 @@ async def test_a_logout_between_look_and_write_wins() -> None:
     with pytest.raises(SessionGone):
         await renewing.replace_tokens(b"late", version=2)
     assert await nodes.open(nodes.b, browser) is None
+
+
+@pytest.mark.spec("REF-23")
+@pytest.mark.parametrize("answer", ["add", "get"])
+async def test_a_logout_right_after_the_store_has_answered_wins(answer: str) -> None:
+    nodes = Nodes()
+    browser = await nodes.log_in()
+    renewing, leaving = await nodes.opened(nodes.a, browser), await nodes.opened(nodes.a, browser)
+    nodes.store.after[answer] = partial(nodes.a.end, leaving)
+    with pytest.raises(SessionGone):
+        if answer == "add":
+            await renewing.replace_tokens(b"late", version=1)
+        else:
+            await renewing.tokens(reload=True)
+    assert renewing.set_cookies() == []
 
 
 @pytest.mark.spec("REF-23")
