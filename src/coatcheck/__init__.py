@@ -24,18 +24,20 @@ if TYPE_CHECKING:
         TokenUnavailable,
     )
     from coatcheck.oauth import Client, ClientAssertion, ClientAssertionService, PrivateKeyJWT
-    from coatcheck.sessions import new_key
+    from coatcheck.sessions import key_from_file, new_key
     from coatcheck.tokens import (
         AccessTokenResult,
         AccessTokenRetrievalContext,
         AccessTokenRetrievalError,
         AccessTokenRetriever,
         BearerTokenResult,
+        BlockingTokens,
         CachedAccessTokenRetriever,
         ClientToken,
         DefaultAccessTokenRetriever,
         DPoPTokenResult,
         NoAccessTokenResult,
+        SharedUserTokenStore,
         TokenExchangeRetriever,
         Tokens,
         TokenType,
@@ -55,6 +57,7 @@ __all__ = [
     "AccessTokenRetriever",
     "BFFEvents",
     "BearerTokenResult",
+    "BlockingTokens",
     "CachedAccessTokenRetriever",
     "Client",
     "ClientAssertion",
@@ -69,6 +72,7 @@ __all__ = [
     "OAuthError",
     "PrivateKeyJWT",
     "SessionGone",
+    "SharedUserTokenStore",
     "StaleToken",
     "StoreUnavailable",
     "TokenExchangeRetriever",
@@ -81,6 +85,7 @@ __all__ = [
     "UserTokenRequestParameters",
     "UserTokenStore",
     "api_user",
+    "key_from_file",
     "new_key",
     "page_user",
 ]

@@ -1,9 +1,9 @@
 """Which token may this request carry: stores, renewal, retrievers."""
 
+from coatcheck.tokens.blocking import BlockingTokens
 from coatcheck.tokens.freshness import TokenState
 from coatcheck.tokens.login import Redeemed
 from coatcheck.tokens.manager import Tokens
-from coatcheck.tokens.renewal import Checkpoints, RenewalLease
 from coatcheck.tokens.results import (
     AccessTokenResult,
     AccessTokenRetrievalError,
@@ -18,6 +18,8 @@ from coatcheck.tokens.retrievers import (
     DefaultAccessTokenRetriever,
     TokenExchangeRetriever,
 )
+from coatcheck.tokens.sending import Checkpoints
+from coatcheck.tokens.shared_store import SharedUserTokenStore
 from coatcheck.tokens.store import SessionUserTokenStore, UserTokenStore
 from coatcheck.tokens.values import ClientToken, TokenType, User, UserToken, UserTokenRequestParameters
 
@@ -27,6 +29,7 @@ __all__ = [
     "AccessTokenRetrievalError",
     "AccessTokenRetriever",
     "BearerTokenResult",
+    "BlockingTokens",
     "CachedAccessTokenRetriever",
     "Checkpoints",
     "ClientToken",
@@ -34,8 +37,8 @@ __all__ = [
     "DefaultAccessTokenRetriever",
     "NoAccessTokenResult",
     "Redeemed",
-    "RenewalLease",
     "SessionUserTokenStore",
+    "SharedUserTokenStore",
     "TokenExchangeRetriever",
     "TokenState",
     "TokenType",
