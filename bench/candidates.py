@@ -123,7 +123,7 @@ async def _log_in(bff: BFF) -> bytes:
         id_token="i" * 900,
         scope="openid profile offline_access orders.read",
     )
-    handle = await bff._sessions.create(
+    handle = await bff._storage.sessions.create(
         claims=CLAIMS, iss="https://idp.example", sub="248289761001", sid="s1", tokens=session_bytes(token), now=now
     )
     lines = handle.set_cookies()

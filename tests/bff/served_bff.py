@@ -131,7 +131,7 @@ async def log_in(bff: BFF) -> bytes:
     """Begin a session without a browser; gives the value of the `Cookie` header."""
     now = time.time()
     token = UserToken(access_token="alices-token", issued_at=now, expires_at=now + 3600, refresh_token="alices-refresh")
-    handle = await bff._sessions.create(
+    handle = await bff._storage.sessions.create(
         claims={"sub": "alice"},
         iss="https://idp.example",
         sub="alice",

@@ -103,10 +103,10 @@ class Stage:
 
     @contextmanager
     def held_refresh(self) -> Iterator[None]:
-        wanted = {"grant_type": "refresh_token", "client_id": self.client.client_id}
-        with self.provider.hold(**wanted):
+        client_id = self.client.client_id
+        with self.provider.hold(grant_type="refresh_token", client_id=client_id):
             caller = self.agent.open("/api/orders")
-            self.provider.wait_for_request(**wanted)
+            self.provider.wait_for_request(grant_type="refresh_token", client_id=client_id)
             caller.close()  # nobody waits for this token any more: only the process itself cares
             yield
 
