@@ -37,10 +37,13 @@ class NotifierInMemory(InMemory):
             yield subscriber
         finally:
             with self._lock:
-                left = self._subscribers[channel]
-                left.discard(subscriber)
-                if not left:
-                    del self._subscribers[channel]
+                self._unsubscribe(channel, subscriber)
+
+    def _unsubscribe(self, channel: str, subscriber: _Subscriber) -> None:
+        left = self._subscribers[channel]
+        left.discard(subscriber)
+        if not left:
+            del self._subscribers[channel]
 
 
 class _Subscriber:

@@ -84,17 +84,18 @@ async def one_of_many_adds_wins(open_store: OpenExpiringStore) -> None:
 async def everybody_gets_their_own_value(open_store: OpenExpiringStore) -> None:
     """A hundred keys, written and read at once: no answer reaches the wrong one."""
     async with opened_twice(open_store) as (one, other):
+        keys = [_key() for _ in range(100)]
+        await asyncio.gather(*(one.add(key, b"of %d" % number, until=_later()) for number, key in enumerate(keys)))
 
-        async def use(number: int) -> bool:
-            stores, key = (one, other)[:: 1 if number % 2 else -1], _key()
-            await stores[0].add(key, b"of %d" % number, until=_later())
-            first = await stores[1].get(key)
-            await stores[1].replace(key, b"still of %d" % number, version=1, until=_later())
-            second = await stores[0].get(key)
-            await stores[1].discard(key)
+        async def use(number: int, key: bytes) -> bool:
+            reading, writing = (one, other)[:: 1 if number % 2 else -1]
+            first = await reading.get(key)
+            await writing.replace(key, b"still of %d" % number, version=1, until=_later())
+            second = await reading.get(key)
             return (first, second) == (ExpiringValue(b"of %d" % number, 1), ExpiringValue(b"still of %d" % number, 2))
 
-        expect(all(await asyncio.gather(*map(use, range(100)))), "a key was answered with another's value")
+        expect(all(await asyncio.gather(*map(use, range(100), keys))), "a key was answered with another's value")
+        await asyncio.gather(*(other.discard(key) for key in keys))
 
 
 # Replacing

@@ -92,7 +92,7 @@ async def the_same_holder_may_ask_again(open_store: OpenLeaseStore) -> None:
         calls = [store.acquire(key, holder, seconds=_LONG) for store in (one, other, one, other)]
         expect(await asyncio.gather(*calls) == [Lease(key, holder)] * 4, "the same holder must get its lease again")
         expect(await other.acquire(key, _holder(), seconds=_LONG) is None, "a held lease must not be given again")
-        await other.extend(key, holder, seconds=_LONG)
+        await _expect_held(other, key, holder)
         await one.release(key, holder, mark=None)
         await _expect_free(other, key, mark=None)
 
@@ -131,7 +131,7 @@ async def extend_and_mark_sent_let_the_lease_run_on(open_store: OpenLeaseStore) 
             key, holder = await _prolonged(one, marks=marks)
             what = "mark_sent" if marks else "extend"
             expect(await other.acquire(key, _holder(), seconds=_LONG) is None, f"{what} must let the lease run on")
-            await one.extend(key, holder, seconds=_LONG)
+            await _expect_held(one, key, holder)
             await one.release(key, holder, mark=None)
 
 
@@ -142,7 +142,7 @@ async def a_lease_outlives_the_time_of_its_mark(open_store: OpenLeaseStore) -> N
         await one.mark_sent(key, holder, _mark(), seconds=_LONG, until=time.time() + _SHORT)
         await _soon_over(other, seconds=2 * _SHORT)
         expect(await other.acquire(key, _holder(), seconds=_LONG) is None, "a lease must not end with its mark")
-        await one.extend(key, holder, seconds=_LONG)
+        await _expect_held(one, key, holder)
         await one.release(key, holder, mark=None)
 
 
@@ -203,8 +203,8 @@ async def who_lost_the_lease_to_another_can_do_nothing(open_store: OpenLeaseStor
         expect(
             await one.acquire(key, sleeper, seconds=_LONG) is None, "a former holder took the lease of its successor"
         )
-        await other.extend(key, holder, seconds=_LONG)
-        await other.release(key, holder, mark=mark)
+        await other.extend(key, holder, seconds=_SHORT)
+        await _soon_over(other)
         await one.release(key, sleeper, mark=None)
         await _expect_free(one, key, mark=mark)
 
@@ -220,7 +220,7 @@ async def who_let_the_lease_run_out_can_do_nothing(open_store: OpenLeaseStore) -
 
 
 async def who_released_the_lease_can_do_nothing(open_store: OpenLeaseStore) -> None:
-    """Nor can one who never had it; and neither brings a key into being."""
+    """Nor can one who never had it, while somebody holds it or nobody does."""
     async with opened_twice(open_store) as (one, other):
         for mark in (None, _mark()):
             key = _key()
@@ -228,6 +228,8 @@ async def who_released_the_lease_can_do_nothing(open_store: OpenLeaseStore) -> N
             holder = await _taken(one, key)
             await one.mark_sent(key, holder, SentMark(1.0), seconds=_LONG, until=_later())
             await _expect_lost(other, key, _holder())
+            await other.release(key, _holder(), mark=None)
+            await _expect_held(one, key, holder)
             await one.release(key, holder, mark=mark)
             await _expect_lost(one, key, holder)
             await one.release(key, holder, mark=None if mark else SentMark(2.0))
@@ -322,6 +324,13 @@ async def _prolonged(store: LeaseStore, *, marks: bool) -> tuple[bytes, bytes]:
         await _soon_over(store, seconds=seconds / 2)
         return key, holder
     raise AssertionError(f"a lease of {seconds / 2} s must last long enough to prolong it")
+
+
+async def _expect_held(store: LeaseStore, key: bytes, holder: bytes) -> None:
+    try:
+        await store.extend(key, holder, seconds=_LONG)
+    except LeaseLost:
+        raise AssertionError("a holder lost a lease that it had neither released nor let run out") from None
 
 
 async def _expect_lost(store: LeaseStore, key: bytes, holder: bytes) -> None:
