@@ -167,7 +167,7 @@ async def test_a_token_that_was_renewed_meanwhile_is_used_and_not_renewed_again(
     refused = await scene.tokens.client_token()
     async with served(scene.tokens.auth()) as (api, http):
         api.refuses.add(refused.access_token)
-        api.meanwhile = partial(scene.tokens.client_token, force_renewal=True)
+        api.meanwhile = partial(scene.tokens.client_token, refused=refused.access_token)
         response = await http.get("/orders")
     assert response.status_code == 200
     assert api.tokens == [refused.access_token, (await scene.tokens.client_token()).access_token]

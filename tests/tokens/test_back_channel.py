@@ -69,8 +69,8 @@ async def test_every_attempt_gets_a_new_assertion_from_the_service() -> None:
 async def test_every_attempt_gets_a_new_assertion_from_the_key() -> None:
     client = Client(issuer=ISSUER, client_id=CLIENT_ID, client_auth=PrivateKeyJWT(generate_private_key("ES256")))
     scene = Scene(client=client)
-    for _ in range(3):
-        await scene.tokens.client_token(force_renewal=True)
+    for scope in ("a", "b", "c"):
+        await scene.tokens.client_token(scope=scope)
     assert len({form["client_assertion"] for form in scene.service.requests}) == 3
 
 

@@ -215,12 +215,77 @@ async def test_a_refresh_token_in_the_answer_is_ignored() -> None:
     assert scene.service.revoked == []
 
 
-async def test_force_renewal_fetches_a_new_one_once() -> None:
+@pytest.mark.spec("CCT-05")
+async def test_a_token_that_an_api_refused_is_replaced_once() -> None:
     scene = Scene()
     before = await scene.tokens.client_token()
-    after = await asyncio.gather(*(scene.tokens.client_token(force_renewal=True) for _ in range(5)))
+    refused = before.access_token
+    after = await asyncio.gather(*(scene.tokens.client_token(refused=refused) for _ in range(5)))
     assert len({token.access_token for token in (before, *after)}) == 2
     assert await scene.tokens.client_token() is after[0]
+    assert await scene.tokens.client_token(refused=refused) is after[0]
+    assert len(scene.service.requests) == 2
+
+
+@pytest.mark.spec("CCT-05")
+async def test_an_api_that_refuses_new_tokens_too_gets_another_one_only_after_seconds() -> None:
+    scene = Scene()
+    first = await scene.tokens.client_token()
+    second = await scene.tokens.client_token(refused=first.access_token)
+    scene.clock.forward(timedelta(seconds=2))
+    with pytest.raises(TokenUnavailable, match="refuses new tokens, too") as caught:
+        await scene.tokens.client_token(refused=second.access_token)
+    assert caught.value.retry_after == timedelta(seconds=3)
+    assert await scene.tokens.client_token() is second
+    scene.clock.forward(timedelta(seconds=3))
+    assert (await scene.tokens.client_token(refused=second.access_token)).access_token != second.access_token
+
+
+@pytest.mark.spec("CCT-05")
+async def test_a_token_that_nobody_asked_for_any_more_is_not_refused_again() -> None:
+    """A slow API refuses an old token long after it was replaced."""
+    scene = Scene()
+    old = await scene.tokens.client_token()
+    scene.clock.forward(LIFETIME)
+    new = await scene.tokens.client_token()
+    assert await scene.tokens.client_token(refused=old.access_token) is new
+
+
+@pytest.mark.spec("CCT-05")
+async def test_a_refused_token_that_cannot_be_replaced_stays_good_for_others() -> None:
+    scene = Scene()
+    token = await scene.tokens.client_token()
+    scene.service.answers.append(Response(500))
+    with pytest.raises(TokenUnavailable):
+        await scene.tokens.client_token(refused=token.access_token)
+    assert await scene.tokens.client_token() is token
+
+
+@pytest.mark.spec("CCT-05")
+async def test_who_joins_the_request_of_somebody_that_brings_the_refused_token_gets_another() -> None:
+    scene = Scene()
+    async with scene.service.held() as gate:
+        first = asyncio.create_task(scene.tokens.client_token())
+        await gate.arrived.wait()
+        scene.service.answers.append({"access_token": "the-same"})
+        joined = asyncio.create_task(scene.tokens.client_token(refused="the-same"))
+        await asyncio.sleep(0)
+        gate.released.set()
+        assert (await first).access_token == "the-same"
+        assert (await joined).access_token != "the-same"
+
+
+@pytest.mark.spec("REF-15", "REF-16")
+async def test_an_outage_that_one_token_met_is_met_once() -> None:
+    """Two keys are enough to know that it is the authorization server."""
+    scene = Scene()
+    scene.service.answers.extend([Response(500)] * 2)
+    for scope in ("a", "b", "c", "d"):
+        with pytest.raises(TokenUnavailable):
+            await scene.tokens.client_token(scope=scope)
+    assert len(scene.service.requests) == 2
+    scene.clock.forward(timedelta(seconds=1))
+    assert (await scene.tokens.client_token(scope="c")).access_token
 
 
 async def test_a_waiter_has_a_deadline_and_the_request_goes_on() -> None:

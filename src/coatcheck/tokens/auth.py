@@ -17,16 +17,16 @@ HTTPClients: TypeAlias = Mapping[str, httpx2.AsyncClient]
 class AccessTokenSource(Protocol):
     """What the tokens come from: `Tokens.user_token` or `Tokens.client_token`, with everything else decided."""
 
-    def __call__(self, *, force_renewal: bool = False) -> Awaitable[UserToken | ClientToken]:
-        """Return a token; with *force_renewal* a new one."""
+    def __call__(self, *, refused: str | None = None) -> Awaitable[UserToken | ClientToken]:
+        """Return a token, and not the one (its text) that an API has *refused*."""
         ...
 
 
 class BlockingAccessTokenSource(Protocol):
     """The same for synchronous code: `BlockingTokens.user_token` or `BlockingTokens.client_token`."""
 
-    def __call__(self, *, force_renewal: bool = False) -> UserToken | ClientToken:
-        """Return a token; with *force_renewal* a new one."""
+    def __call__(self, *, refused: str | None = None) -> UserToken | ClientToken:
+        """Return a token, and not the one (its text) that an API has *refused*."""
         ...
 
 
@@ -50,18 +50,13 @@ class TokenAuth(httpx2.Auth):
         if response.status_code != 401 or not _is_buffered(request) or token.access_token == self._renewed_in_vain:
             return
         try:
-            renewed = await self._other_than(token.access_token)
+            renewed = await self._source(refused=token.access_token)
         except CoatcheckError:
             return  # the caller gets the 401 of the API, which says more about this request
         _attach(request, renewed)
         response = yield request
         if response.status_code == 401:
             self._renewed_in_vain = renewed.access_token
-
-    async def _other_than(self, refused: str) -> UserToken | ClientToken:
-        token = await self._source()
-        # Many calls may be refused together: whoever comes after the renewal uses what it brought.
-        return await self._source(force_renewal=True) if token.access_token == refused else token
 
     def sync_auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response, None]:
         """Refuse: tokens are renewed by asynchronous code."""
@@ -83,17 +78,13 @@ class BlockingTokenAuth(httpx2.Auth):
         if response.status_code != 401 or not _is_buffered(request) or token.access_token == self._renewed_in_vain:
             return
         try:
-            renewed = self._other_than(token.access_token)
+            renewed = self._source(refused=token.access_token)
         except CoatcheckError:
             return  # the caller gets the 401 of the API, which says more about this request
         _attach(request, renewed)
         response = yield request
         if response.status_code == 401:
             self._renewed_in_vain = renewed.access_token
-
-    def _other_than(self, refused: str) -> UserToken | ClientToken:
-        token = self._source()
-        return self._source(force_renewal=True) if token.access_token == refused else token
 
     def async_auth_flow(self, request: httpx2.Request) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
         """Refuse: the event loop would stand still while a token is renewed."""

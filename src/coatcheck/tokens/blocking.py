@@ -135,7 +135,7 @@ class BlockingTokens:
         resource: tuple[str, ...] = (),
         form_parameters: Form = (),
         context: Mapping[str, Any] = NOTHING,
-        force_renewal: bool = False,
+        refused: str | None = None,
     ) -> ClientToken:
         """
         Return an access token of the registration itself.
@@ -152,7 +152,7 @@ class BlockingTokens:
                 resource=resource,
                 form_parameters=form_parameters,
                 context=context,
-                force_renewal=force_renewal,
+                refused=refused,
             )
         )
 
@@ -224,8 +224,9 @@ class BlockingTokens:
         parameters = UserTokenRequestParameters(client=client, scope=scope, resource=resource)
         forced = replace(parameters, force_renewal=True)
 
-        def user_token(*, force_renewal: bool = False) -> UserToken:
-            return self.user_token(user, forced if force_renewal else parameters)
+        def user_token(*, refused: str | None = None) -> UserToken:
+            token = self.user_token(user, parameters)
+            return self.user_token(user, forced) if token.access_token == refused else token
 
         return BlockingTokenAuth(user_token)
 

@@ -110,11 +110,17 @@ class TokenEndpoint:
         )
 
     async def client_credentials(
-        self, *, scope: str | None, resource: tuple[str, ...], extra: Form = (), context: Mapping[str, Any] = NOTHING
+        self,
+        *,
+        scope: str | None,
+        resource: tuple[str, ...],
+        extra: Form = (),
+        context: Mapping[str, Any] = NOTHING,
+        who: Hashable = None,
     ) -> TokenSet:
-        """Ask for a token of the client's own (RFC 6749 4.4)."""
+        """Ask for a token of the client's own (RFC 6749 4.4). *who* names it for `Traffic`."""
         form = client_credentials_form(scope=scope, resource=resource or self.client.resource)
-        return await self._tokens(form, extra=extra, context=context)
+        return await self._tokens(form, extra=extra, context=context, who=who)
 
     async def exchange(
         self,

@@ -147,7 +147,9 @@ class Tokens:
             waiter_deadline=waiter_deadline,
             background=background,
         )
-        self._client_tokens = ClientTokens(clock=clock, waiter_deadline=waiter_deadline)
+        self._client_tokens = ClientTokens(
+            clock=clock, waiter_deadline=waiter_deadline, coordination=coordination, keys=ring
+        )
 
     def __repr__(self) -> str:
         return f"<Tokens of {', '.join(self.clients)}>"
@@ -209,10 +211,12 @@ class Tokens:
         resource: tuple[str, ...] = (),
         form_parameters: Form = (),
         context: Mapping[str, Any] = NOTHING,
-        force_renewal: bool = False,
+        refused: str | None = None,
     ) -> ClientToken:
         """
         Return an access token of the registration itself. Without *scope* the authorization server chooses.
+
+        *refused* is the text of an access token that an API has refused: what is returned is another one.
 
         Raises:
             TokenUnavailable: none can be had just now.
@@ -220,7 +224,7 @@ class Tokens:
         RFC 6749 section 4.4.
         """
         request = ClientTokenRequest(scope=scope, resource=resource, form_parameters=form_parameters, context=context)
-        return await self._client_tokens.token(self._endpoint(client), request, force_renewal=force_renewal)
+        return await self._client_tokens.token(self._endpoint(client), request, refused=refused)
 
     async def exchange(
         self,
@@ -323,8 +327,10 @@ class Tokens:
         parameters = UserTokenRequestParameters(client=client, scope=scope, resource=resource)
         forced = replace(parameters, force_renewal=True)
 
-        async def user_token(*, force_renewal: bool = False) -> UserToken:
-            return await self.user_token(user, forced if force_renewal else parameters)
+        async def user_token(*, refused: str | None = None) -> UserToken:
+            token = await self.user_token(user, parameters)
+            # Many calls may be refused together: whoever comes after the renewal uses what it brought.
+            return await self.user_token(user, forced) if token.access_token == refused else token
 
         return TokenAuth(user_token)
 

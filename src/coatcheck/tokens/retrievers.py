@@ -94,7 +94,6 @@ class DefaultAccessTokenRetriever:
             scope=parameters.scope,
             resource=parameters.resource,
             form_parameters=parameters.form_parameters,
-            force_renewal=parameters.force_renewal,
             context=parameters.context,
         )
         return as_result(client_token)

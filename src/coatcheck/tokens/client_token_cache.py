@@ -1,0 +1,261 @@
+"""
+Access tokens of clients that several processes share: one of them fetches, the others find what it left.
+
+A token lies in the coordination store sealed, under a keyed hash of everything that changes the answer, the client's
+proof included: after a change of the secret or the scope it is not found any more. While the keys of the ring are
+rotated a token may be fetched once under each; that harms nobody, unlike a refresh token that is used twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import random
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Protocol, TypeAlias, TypeVar
+
+from coatcheck import codec
+from coatcheck.clock import Clock
+from coatcheck.coordination import ExpiringStore, LeaseStore
+from coatcheck.errors import LeaseLost, SealBroken, StaleVersion, StoreUnavailable, UnknownSealKey
+from coatcheck.sessions.seal import KeyRing
+from coatcheck.tokens.freshness import TokenState, expiry_margin
+from coatcheck.tokens.values import ClientToken
+from coatcheck.tokens.verdicts import Verdict, VerdictKind
+
+T = TypeVar("T")
+
+_log = logging.getLogger("coatcheck")
+
+_TOKEN = "client token"
+_FAILURE = "client token failure"
+_LEASE_SECONDS = 5.0
+_BEAT_SECONDS = 1.5
+_SHORTEST_LOOK = 0.005
+_LONGEST_LOOK = 0.02
+_AWAY_SECONDS = 5.0
+
+
+class Coordination(LeaseStore, ExpiringStore, Protocol):
+    """What processes agree through: one object that keeps leases and values that end."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldToken:
+    """*after_refusal*: it was fetched because an API had refused the one before."""
+
+    token: ClientToken
+    after_refusal: bool = False
+
+    @property
+    def until(self) -> float:
+        """The instant from which it is not sent any more (seconds since the epoch)."""
+        return self.token.expires_at - expiry_margin(self.token.expires_at - self.token.issued_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which token will do: not the *refused* one; a stale one only for a caller that has none at all."""
+
+    refused: str | None = field(default=None, repr=False)
+    stale_will_do: bool = False
+
+    def accepts(self, token: ClientToken, now: float) -> bool:
+        """Whether *token* is one to use."""
+        if token.access_token == self.refused:
+            return False
+        state = token.state(now)
+        return state is TokenState.FRESH or (self.stale_will_do and state is TokenState.STALE)
+
+
+@dataclass(frozen=True, slots=True)
+class FailedFetch:
+    """
+    A failure, and the instant until which it stands (seconds since the epoch).
+
+    *tell_others* when the authorization server said so, and not only a circuit of this process.
+    """
+
+    verdict: Verdict
+    until: float
+    tell_others: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """What is left for other processes of a `FailedFetch`."""
+
+    kind: VerdictKind
+    message: str
+    until: float
+
+
+Outcome: TypeAlias = HeldToken | FailedFetch
+FetchOnce: TypeAlias = Callable[[], Awaitable[Outcome]]
+
+_decode_token = codec.decoder(HeldToken).decode
+_decode_failure = codec.decoder(_Failure).decode
+
+
+class SharedClientTokens:
+    """
+    One fetch per token for all processes that share *coordination* and a key of *keys*.
+
+    Who finds another process fetching looks every few milliseconds for what it leaves, for *patience* seconds at most.
+    If that process dies its lease runs out after five. While the store does not answer, each process fetches for
+    itself: that costs a few requests more and is said once in the log.
+    """
+
+    def __init__(
+        self,
+        coordination: Coordination,
+        keys: KeyRing,
+        *,
+        clock: Clock,
+        patience: float,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._store = coordination
+        self._keys = keys
+        self._naming_key = keys.derive(_TOKEN)
+        self._naming_keys = sorted(keys.derive_all(_TOKEN), key=lambda key: key != self._naming_key)
+        self._clock = clock
+        self._patience = patience
+        self._pause = pause
+        self._away_until = 0.0
+        self._is_away = False
+
+    async def fetched(self, description: bytes, wanted: Wanted, fetch: FetchOnce) -> Outcome:
+        """Return what some process has left, or what `fetch()` brings, which is left for the others."""
+        if self._clock.monotonic() < self._away_until:
+            return await fetch()
+        name = self._name(self._naming_key, _TOKEN, description)
+        holder = secrets.token_bytes(16)
+        try:
+            found = await self._awaited(name, holder, description, wanted)
+        except StoreUnavailable as error:
+            self._note_away(error)
+            return await fetch()
+        if found is not None:
+            return found
+        try:
+            async with self._kept(name, holder):
+                outcome = await fetch()
+        except BaseException:
+            await self._end(name, holder, None, description)
+            raise
+        await self._end(name, holder, outcome, description)
+        return outcome
+
+    async def _awaited(self, name: bytes, holder: bytes, description: bytes, wanted: Wanted) -> Outcome | None:
+        """Wait until there is something to find, or the lease is ours: then return None."""
+        waited = 0.0
+        while (found := await self._found(description, wanted)) is None:
+            if await self._store.acquire(name, holder, seconds=_LEASE_SECONDS) is not None:
+                found = await self._found(description, wanted)  # left between our look and our lease
+                if found is not None:
+                    await self._store.release(name, holder, mark=None)
+                break
+            if waited > self._patience:
+                message = f"another process did not bring a token of the client's own within {self._patience:g} s"
+                return FailedFetch(Verdict(VerdictKind.TRANSIENT, message), self._clock.time())
+            look = random.uniform(_SHORTEST_LOOK, _LONGEST_LOOK)  # noqa: S311, only to spread them
+            waited += look
+            await self._pause(look)
+        self._note_back()
+        return found
+
+    async def _found(self, description: bytes, wanted: Wanted) -> Outcome | None:
+        now = self._clock.time()
+        for key in self._naming_keys:
+            name = self._name(key, _TOKEN, description)
+            opened = await self._opened(name, _TOKEN)
+            held = _decoded(_decode_token, opened)
+            if held is not None and wanted.accepts(held.token, now):
+                return held
+        opened = await self._opened(self._name(self._naming_key, _FAILURE, description), _FAILURE)
+        failure = _decoded(_decode_failure, opened)
+        if failure is None or failure.until <= now:
+            return None
+        verdict = Verdict(failure.kind, failure.message, retry_after=timedelta(seconds=failure.until - now))
+        return FailedFetch(verdict, failure.until)
+
+    async def _opened(self, name: bytes, purpose: str) -> bytes | None:
+        value = await self._store.get(name)
+        if value is None:
+            return None
+        try:
+            return self._keys.open(value.value, purpose=purpose, aad=(name,))
+        except (SealBroken, UnknownSealKey):
+            return None  # somebody else's, or of a key that is gone: a new one is fetched and takes its place
+
+    async def _end(self, name: bytes, holder: bytes, outcome: Outcome | None, description: bytes) -> None:
+        """Leave what was fetched for the others, then let go of the lease. Neither is worth failing for."""
+        try:
+            if isinstance(outcome, HeldToken):
+                await self._leave(name, _TOKEN, codec.encode(outcome), until=outcome.until)
+            elif outcome is not None and outcome.tell_others:
+                failure = _Failure(outcome.verdict.kind, outcome.verdict.message, outcome.until)
+                failed = self._name(self._naming_key, _FAILURE, description)
+                await self._leave(failed, _FAILURE, codec.encode(failure), until=failure.until)
+            await self._store.release(name, holder, mark=None)
+        except StoreUnavailable as error:
+            self._note_away(error)
+
+    async def _leave(self, name: bytes, purpose: str, value: bytes, *, until: float) -> None:
+        if until <= self._clock.time():
+            return
+        sealed = self._keys.seal(value, purpose=purpose, aad=(name,))
+        if not await self._store.add(name, sealed, until=until):
+            held = await self._store.get(name)
+            with suppress(StaleVersion):  # somebody else has just left one
+                if held is not None:
+                    await self._store.replace(name, sealed, version=held.version, until=until)
+
+    @asynccontextmanager
+    async def _kept(self, name: bytes, holder: bytes) -> AsyncIterator[None]:
+        """Keep the lease while the authorization server takes its time."""
+        beat = asyncio.get_running_loop().create_task(self._beat(name, holder))
+        try:
+            yield
+        finally:
+            beat.cancel()
+            await asyncio.wait((beat,))
+
+    async def _beat(self, name: bytes, holder: bytes) -> None:
+        while True:
+            await asyncio.sleep(_BEAT_SECONDS)
+            with suppress(StoreUnavailable):
+                try:
+                    await self._store.extend(name, holder, seconds=_LEASE_SECONDS)
+                except LeaseLost:
+                    return
+
+    def _name(self, key: bytes, purpose: str, description: bytes) -> bytes:
+        text = purpose.encode() + b"\0" + description
+        return hashlib.blake2b(text, digest_size=32, key=key).digest()
+
+    def _note_away(self, error: StoreUnavailable) -> None:
+        self._away_until = self._clock.monotonic() + _AWAY_SECONDS
+        if not self._is_away:
+            self._is_away = True
+            _log.warning("each process fetches tokens of the clients for itself until the store answers: %s", error)
+
+    def _note_back(self) -> None:
+        if self._is_away:
+            self._is_away = False
+            _log.info("processes share the tokens of the clients again")
+
+
+def _decoded(decode: Callable[[bytes], T], data: bytes | None) -> T | None:
+    if data is None:
+        return None
+    try:
+        return decode(data)
+    except codec.DecodeError:
+        return None  # of another version of coatcheck
