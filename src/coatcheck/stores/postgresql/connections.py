@@ -255,7 +255,8 @@ def explain(error: Exception) -> str:
 def _text(error: BaseException) -> str:
     if isinstance(error, asyncpg.ClientConfigurationError):
         return type(error).__name__  # its text may quote what is in the DSN
-    return str(error) or type(error).__name__
+    # The first line: what follows is detail, and may name a key.
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 _ADVICE: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
@@ -270,6 +271,7 @@ _ADVICE: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] =
     (asyncpg.ReadOnlySQLTransactionError, "name the primary, or add ?target_session_attrs=read-write to the DSN"),
     (Busy, "the server is slow, or `connections` is too small for this load"),
     (TimeoutError, "check that the server runs, is not overloaded and can be reached from here"),
+    (asyncpg.PostgresError, "the server's log has more"),
 )
 
 
@@ -279,10 +281,11 @@ def _settings(*, statement_timeout: float) -> str:
 
     A commit that is not durable would forget sent marks and renewed tokens; one stricter than `on` is left alone. A
     compare-and-swap has to see the row as it is after a wait, not as it was when the transaction began. A statement
-    whose caller has given up does not stay behind, waiting for a lock.
+    whose caller has given up does not stay behind, waiting for a lock: the server gives up a little earlier, so that
+    the connection stays good.
     """
     return f"""
-    SELECT set_config('statement_timeout', '{statement_timeout * 1000:.0f}', false),
+    SELECT set_config('statement_timeout', '{statement_timeout * 900:.0f}', false),
         set_config('default_transaction_isolation', 'read committed', false),
         set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), false),
         set_config('application_name', coalesce(nullif(current_setting('application_name'), ''), 'coatcheck'), false)

@@ -18,7 +18,7 @@ from coatcheck.stores.postgresql.connections import (
     explain,
 )
 from coatcheck.stores.postgresql.listening import Listener
-from coatcheck.stores.postgresql.schema import prepare
+from coatcheck.stores.postgresql.schema import is_complete, make_tables
 
 _SCHEMA_PATIENCE = 10.0
 """Seconds for making the tables, behind everybody else who is making them."""
@@ -93,11 +93,14 @@ class Database:
 
     def unavailable(self, error: Exception) -> StoreUnavailable:
         """Say where it happened, what happened and what to do."""
-        return StoreUnavailable(f"the store {self.where} does not answer: {explain(error)}")
+        return StoreUnavailable(f"the store {self.where} is unavailable: {explain(error)}")
 
     async def _prepare(self, connection: Connection) -> None:
+        async with asyncio.timeout(self._patience.answer):
+            if await is_complete(connection, where=self.where):
+                return
         async with asyncio.timeout(_SCHEMA_PATIENCE):
-            await prepare(connection, patience=_SCHEMA_PATIENCE, where=self.where)
+            await make_tables(connection, patience=_SCHEMA_PATIENCE, where=self.where)
 
 
 def _where(dsn: str) -> str:

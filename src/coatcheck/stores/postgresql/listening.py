@@ -2,7 +2,8 @@
 Messages between processes by LISTEN and NOTIFY, over one connection for each event loop, whatever the channels.
 
 PostgreSQL wakes every listener of a database for every message anyway, so all channels share one name there and are
-told apart here. Subscribing then costs no round trip once the connection is open, and leaving neither fails nor waits.
+told apart here. Subscribing then costs one read, which also brings in what was said before and is not for the new
+subscriber; leaving neither fails nor waits.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from hashlib import sha256
 from coatcheck.base64url import decode, encode
 from coatcheck.errors import StoreUnavailable
 from coatcheck.single_flight import SingleFlight
-from coatcheck.stores.postgresql.connections import Connection, ConnectionLost, farewell
+from coatcheck.stores.postgresql.connections import FAULTS, Connection, ConnectionLost, farewell
 
 # Stores in different schemas of a database do not hear each other.
 _NAME = "'coatcheck_' || md5(current_schema())"
@@ -28,7 +29,7 @@ _MESSAGES_KEPT = 256
 
 _LOOK_EVERY = 30.0
 """Seconds between two looks whether the server still answers: nothing else shows that a firewall forgot us."""
-_LOOK_PATIENCE = 10.0
+_PATIENCE = 5.0
 
 
 def payload(channel: str, message: bytes) -> str:
@@ -42,7 +43,10 @@ class Listener:
     def __init__(self, open_connection: Callable[[], Awaitable[Connection]]) -> None:
         self._open_connection = open_connection
         self._opening: SingleFlight[None, None] = SingleFlight()
+        self._catching_up: SingleFlight[object, None] = SingleFlight()
+        self._asking = asyncio.Lock()
         self._connection: Connection | None = None
+        self._closed = False
         self._looking: asyncio.Task[None] | None = None
         self._subscribers: dict[str, set[Subscriber]] = {}
 
@@ -50,14 +54,16 @@ class Listener:
         """Receive the messages of *channel* until `leave`. Raises what opening raises."""
         if self._connection is None:
             await self._opening.join(None, self._open)
+        # In a flight of its own: a caller who is cancelled in the middle of it must not take the connection from others.
+        await self._catching_up.join(object(), self._catch_up)
         subscriber = Subscriber(self._subscribers, _address(channel), unavailable)
-        if self._connection is None:  # lost again between its opening and our turn
+        if self._connection is None:  # lost again before our turn
             subscriber.lose()
         return subscriber
 
     async def close(self) -> None:
         """Close the connection; whoever is subscribed learns of it."""
-        connection = self._connection
+        connection, self._closed = self._connection, True
         if connection is not None:
             self._lost(connection)
             await farewell(connection)
@@ -65,14 +71,30 @@ class Listener:
     async def _open(self) -> None:
         connection = await self._open_connection()
         try:
-            [[name]] = await connection.fetch(_FIND_NAME)
-            await connection.add_listener(name, self._received)
+            async with asyncio.timeout(_PATIENCE):
+                [[name]] = await connection.fetch(_FIND_NAME)
+                await connection.add_listener(name, self._received)
             connection.add_termination_listener(self._lost)
+            if self._closed:
+                raise ConnectionLost("the store was closed meanwhile")
         except BaseException:
             connection.terminate()
             raise
         self._connection = connection
-        self._looking = asyncio.create_task(self._look(connection))
+        self._looking = asyncio.create_task(self._look())
+
+    async def _catch_up(self) -> None:
+        """Ask something: what was published before is delivered ahead of the answer."""
+        async with self._asking:
+            connection = self._connection
+            if connection is None:
+                raise ConnectionLost("the connection that listens was lost")
+            try:
+                async with asyncio.timeout(_PATIENCE):
+                    await connection.fetch("SELECT 1")
+            except BaseException:
+                connection.terminate()
+                raise
 
     def _received(self, _connection: object, _pid: int, _name: str, text: str) -> None:
         address, _, message = text.partition(" ")
@@ -90,15 +112,11 @@ class Listener:
             for subscriber in subscribers:
                 subscriber.lose()
 
-    async def _look(self, connection: Connection) -> None:
-        loop = asyncio.get_running_loop()
-        while not connection.is_closed():
-            await asyncio.sleep(_LOOK_EVERY)
-            watchdog = loop.call_later(_LOOK_PATIENCE, connection.terminate)
-            try:
-                await connection.fetch("SELECT 1")
-            finally:
-                watchdog.cancel()
+    async def _look(self) -> None:
+        with suppress(*FAULTS, ConnectionLost):
+            while True:
+                await asyncio.sleep(_LOOK_EVERY)
+                await self._catch_up()
 
 
 class Subscriber:

@@ -65,33 +65,13 @@ _LOCK = "SELECT pg_advisory_xact_lock(7161129240152330611)"
 """One at a time makes the tables of a database: `IF NOT EXISTS` alone fails when two look at once."""
 
 
-async def prepare(connection: Connection, *, patience: float, where: str) -> None:
+async def is_complete(connection: Connection, *, where: str) -> bool:
     """
-    Make what is missing; refuse tables that a newer coatcheck made. *where* is for messages.
-
-    A role without the right to create tables is fine where the tables are there.
+    Say whether all tables are there: then the role needs no right to create any. *where* is for messages.
 
     Raises:
-        StoreUnavailable: newer tables, or missing ones that this role may not create.
+        StoreUnavailable: a newer coatcheck made them.
     """
-    if await _is_complete(connection, where):
-        return
-    try:
-        await connection.execute("BEGIN")
-        await connection.execute(f"SELECT set_config('statement_timeout', '{patience * 1000:.0f}', true)")
-        await connection.execute(_LOCK)
-        if not await _is_complete(connection, where):
-            await connection.execute(SCHEMA)
-        await connection.execute("COMMIT")
-    except MAY_NOT_CREATE as error:
-        raise StoreUnavailable(
-            f"{where} lacks the tables of coatcheck, and this role may not create them ({error}): let the owner of "
-            "the schema run what `python -m coatcheck.stores.postgresql` prints, and grant this role SELECT, INSERT, "
-            "UPDATE and DELETE on them"
-        ) from error
-
-
-async def _is_complete(connection: Connection, where: str) -> bool:
     [[is_there]] = await connection.fetch(_IS_THERE)
     if not is_there:
         return False
@@ -103,3 +83,25 @@ async def _is_complete(connection: Connection, where: str) -> bool:
                 f"{version}): run that version again, or give another database"
             )
     return found.keys() >= VERSIONS.keys()
+
+
+async def make_tables(connection: Connection, *, patience: float, where: str) -> None:
+    """
+    Make what is missing, unless somebody else was quicker. *patience* (seconds) bounds each statement.
+
+    Raises:
+        StoreUnavailable: this role may not create tables.
+    """
+    try:
+        await connection.execute("BEGIN")
+        await connection.execute(f"SELECT set_config('statement_timeout', '{patience * 1000:.0f}', true)")
+        await connection.execute(_LOCK)
+        if not await is_complete(connection, where=where):
+            await connection.execute(SCHEMA)
+        await connection.execute("COMMIT")
+    except MAY_NOT_CREATE as error:
+        raise StoreUnavailable(
+            f"{where} lacks the tables of coatcheck, and this role may not create them ({error}): let the owner of "
+            "the schema run what `python -m coatcheck.stores.postgresql` prints, and grant this role SELECT, INSERT, "
+            "UPDATE and DELETE on them"
+        ) from error

@@ -9,7 +9,7 @@ from datetime import timedelta
 from coatcheck.clock import SYSTEM_CLOCK, Clock
 from coatcheck.errors import ConfigurationError
 from coatcheck.stores.postgresql.cleaning import Cleaning
-from coatcheck.stores.postgresql.connections import FAULTS, Patience
+from coatcheck.stores.postgresql.connections import FAULTS, ConnectionLost, Patience
 from coatcheck.stores.postgresql.database import Database
 from coatcheck.stores.postgresql.leases import LeasesInPostgreSQL
 from coatcheck.stores.postgresql.listening import PUBLISH, payload
@@ -72,7 +72,7 @@ class PostgreSQLStore(SessionsInPostgreSQL, LeasesInPostgreSQL, ValuesInPostgreS
     async def _subscribe(self, channel: str) -> AsyncIterator[AsyncIterator[bytes]]:
         try:
             subscriber = await self._database.here().listener.subscribe(channel, self._database.unavailable)
-        except FAULTS as error:
+        except (*FAULTS, ConnectionLost) as error:
             raise self._database.unavailable(error) from error
         try:
             yield subscriber
