@@ -427,11 +427,11 @@ mine = tokens.user_token(ALICE)
 child = os.fork()
 if child == 0:
     same = tokens.user_token(ALICE) == mine
-    print("child", same, tokens.client_token().access_token == f"access-{os.getpid()}", flush=True)
+    print("child", same, tokens.client_token(scope="child").access_token == f"access-{os.getpid()}", flush=True)
     tokens.close()
     sys.exit()
 status = os.waitpid(child, 0)[1]
-print("parent", status, tokens.client_token().access_token == f"access-{os.getpid()}")
+print("parent", status, tokens.client_token(scope="parent").access_token == f"access-{os.getpid()}")
 tokens.close()
 """,
         tmp_path,
