@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Coroutine, Hashable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -51,7 +51,8 @@ class ClientTokenRequest:
 
     def key(self, client: str) -> Hashable:
         """Everything that changes the answer."""
-        return client, slot_name(self.scope, self.resource, self.form_parameters), frozenset(self.context.items())
+        context = frozenset((name, type(value), value) for name, value in self.context.items())  # 1 == True
+        return client, slot_name(self.scope, self.resource, self.form_parameters), context
 
     def description(self, name: str, client: Client) -> bytes | None:
         """
@@ -158,7 +159,7 @@ class ClientTokens:
             )
         return None
 
-    async def _before_deadline(self, key: Hashable, fetch: partial[Any]) -> Outcome:
+    async def _before_deadline(self, key: Hashable, fetch: Callable[[], Coroutine[Any, Any, Outcome]]) -> Outcome:
         try:
             async with asyncio.timeout(self._waiter_deadline):
                 return await self._flights.join(key, fetch)
