@@ -275,6 +275,7 @@ def test_worker(oidc_provider, tmp_path: Path):
 def deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with all that the files of the gateway refer to."""
     monkeypatch.setenv("CLIENT_SECRET", "x" * 20)
+    monkeypatch.setenv("DATABASE_URL", "postgresql://shop:hush@db.internal/shop")
     (tmp_path / "dist").mkdir()
     (tmp_path / "dist" / "index.html").write_text("<!doctype html><title>shop</title>")
     for name in ("coatcheck.key", "old.key"):
