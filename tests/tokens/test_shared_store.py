@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from coatcheck.coordination import ExpiringStore, ExpiringValue
-from coatcheck.errors import SessionGone, StaleToken, StoreUnavailable
+from coatcheck.errors import LoginRequired, SessionGone, StaleToken, StoreUnavailable
 from coatcheck.sessions import KeyRing, new_key
 from coatcheck.stores import MemoryStore, SQLiteStore
 from coatcheck.testing.token_stores import USER_TOKEN_STORE_CHECKS, UserTokenStoreCheck, somebody
 from coatcheck.tokens import SharedUserTokenStore, User, UserToken, UserTokenRequestParameters
 from tests.testing.clocks import HandClock
+from tests.tokens.scene import LIFETIME, Scene
 
 DEFAULT = UserTokenRequestParameters()
 ORDERS = UserTokenRequestParameters(scope="orders.read")
@@ -253,6 +254,40 @@ async def test_it_takes_a_key_ring_as_well() -> None:
     assert await SharedUserTokenStore(store, [KEY_A]).get_token(ALICE, DEFAULT) == held
     other = SharedUserTokenStore(store, KeyRing([KEY_A], application_id="other"))
     assert await other.get_token(ALICE, DEFAULT) is None
+
+
+@pytest.mark.spec("REF-01", "REF-02")
+async def test_two_sessions_and_two_processes_that_share_a_grant_renew_it_once() -> None:
+    """The lease is about the refresh token, not about a session: somebody at two browsers has one grant here."""
+    scene = Scene()
+    shared = SharedUserTokenStore(scene.coordination, scene.keys, clock=scene.clock)
+    processes = [scene.other_process(store=shared) for _ in range(2)]
+    scene.tokens = processes[0]
+    browsers = [await scene.log_in("alice") for _ in range(2)]
+    scene.clock.forward(LIFETIME)
+    async with scene.service.held() as gate:
+        asking = [
+            asyncio.create_task(tokens.user_token(await browser.request()))
+            for tokens in processes
+            for browser in browsers
+        ]
+        await gate.arrived.wait()
+    answers = {token.access_token for token in await asyncio.gather(*asking)}
+    assert scene.service.refreshes == 1
+    assert answers == {(await browser.stored()).access_token for browser in browsers}
+    for tokens in processes:
+        await tokens.aclose()
+
+
+async def test_a_logout_in_one_session_ends_the_grant_for_all() -> None:
+    scene = Scene(store=SharedUserTokenStore(MemoryStore(), [KEY_A]))
+    one, other = await scene.log_in("alice"), await scene.log_in("alice")
+    refresh_token = (await other.stored()).refresh_token
+    await scene.tokens.revoke(await one.request())
+    assert scene.service.revoked == [refresh_token]
+    with pytest.raises(LoginRequired) as caught:
+        await scene.tokens.user_token(await other.request())
+    assert caught.value.code == "login_required"
 
 
 class Around:
