@@ -15,7 +15,6 @@ from coatcheck.testing.notifiers import NOTIFIER_CHECKS, NotifierCheck, check_no
 from tests.stores.conformance import expect_found_out, memory, run, written
 
 
-@pytest.mark.spec("REF-27")
 @pytest.mark.parametrize("check", NOTIFIER_CHECKS, ids=lambda check: check.__name__)
 def test_the_store_keeps_the_rule(check: NotifierCheck, tmp_path: Path) -> None:
     run(check, memory(tmp_path))

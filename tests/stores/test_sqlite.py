@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from coatcheck.coordination import SentMark
 from coatcheck.errors import ConfigurationError, SessionGone, StoreUnavailable
 from coatcheck.sessions import ReplacePart, Touch
 from coatcheck.stores import SQLiteStore
@@ -185,17 +186,31 @@ async def test_a_read_does_not_suspend_once_the_file_is_open(tmp_path: Path) -> 
 
 
 Use = Callable[[SQLiteStore], Awaitable[object]]
-USES: list[Use] = [
+MARK, HOLDER = SentMark(NOW), bytes(16)
+READS: list[Use] = [
     lambda store: store.load(KEY),
+    lambda store: store.find("abcdefgh", [KEY]),
+    lambda store: store.get(KEY),
+]
+WRITES: list[Use] = [
     lambda store: store.create(row(bytes(32))),
     lambda store: store.update(KEY, Touch(NOW)),
     lambda store: store.update(KEY, ReplacePart("tokens", b"", 1)),
     lambda store: store.delete(KEY),
+    lambda store: store.revoke("abcdefgh", [KEY]),
+    lambda store: store.expire(NOW, limit=1),
+    lambda store: store.acquire(KEY, HOLDER, seconds=5),
+    lambda store: store.mark_sent(KEY, HOLDER, MARK, seconds=5, until=NOW),
+    lambda store: store.extend(KEY, HOLDER, seconds=5),
+    lambda store: store.release(KEY, HOLDER, mark=None),
+    lambda store: store.add(KEY, b"", until=NOW),
+    lambda store: store.replace(KEY, b"", version=1, until=NOW),
+    lambda store: store.discard(KEY),
 ]
 
 
 @pytest.mark.spec("SES-12")
-@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("use", READS + WRITES)
 async def test_every_fault_of_the_file_is_the_stores_with_its_cause(use: Use, tmp_path: Path) -> None:
     (tmp_path / "folder.db").mkdir()
     (tmp_path / "garbage.db").write_bytes(b"this is no database" * 100)
@@ -209,7 +224,7 @@ async def test_every_fault_of_the_file_is_the_stores_with_its_cause(use: Use, tm
 
 
 @pytest.mark.spec("SES-12")
-@pytest.mark.parametrize("use", USES[1:])
+@pytest.mark.parametrize("use", WRITES)
 async def test_a_locked_file_is_a_fault_of_the_store(use: Use, tmp_path: Path) -> None:
     path = tmp_path / "sessions.db"
     store = impatient(path)

@@ -59,9 +59,9 @@ class _Subscriber:
         """Give it *message*, from any thread; one at a time."""
         self._unread.append(message)
         if not self._waking:  # a thousand messages for a busy loop are one call-back
-            with suppress(RuntimeError):  # that loop was closed without leaving the block
+            self._waking = True  # before the call: that loop may be quicker than the next line here
+            with suppress(RuntimeError):  # it was closed without leaving the block
                 self._loop.call_soon_threadsafe(self._wake)
-                self._waking = True
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
