@@ -42,6 +42,7 @@ class JoinedReads:
         self._read_many = read_many
         self._patience = patience
         self._waiting: dict[str, _Read] = {}
+        self._flying: dict[str, _Read] = {}
         self._flights: asyncio.Task[None] | None = None
 
     async def read(self, key: str) -> bytes | None:
@@ -65,17 +66,16 @@ class JoinedReads:
         """Let everybody who waits learn that the store was closed."""
         if self._flights is not None:
             self._flights.cancel()
+            # Here and not in the flight: one that is cancelled before its first step never notices.
+            self._land("the store was closed")
 
     async def _fly(self) -> None:
-        batch: dict[str, _Read] = {}
         try:
             while self._waiting:
-                batch = {key: self._waiting.pop(key) for key in list(islice(self._waiting, _MOST))}
-                await self._fly_once(batch)
+                self._flying = {key: self._waiting.pop(key) for key in list(islice(self._waiting, _MOST))}
+                await self._fly_once(self._flying)
         except BaseException:
-            # Closed, or a defect. Nobody may be left waiting for an answer that nobody will bring.
-            _fail([*batch.values(), *self._waiting.values()], "the store was closed")
-            self._waiting.clear()
+            self._land("the reading ended")  # a defect; nobody may wait for an answer that nobody will bring
             raise
         finally:
             self._flights = None
@@ -91,6 +91,10 @@ class JoinedReads:
             for answer in read.answers:
                 if not answer.done():  # cancelled
                     answer.set_result(data)
+
+    def _land(self, why: str) -> None:
+        _fail([*self._flying.values(), *self._waiting.values()], why)
+        self._waiting.clear()
 
 
 def _fail(reads: Iterable[_Read], why: str, cause: BaseException | None = None) -> None:
