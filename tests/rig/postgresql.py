@@ -153,7 +153,7 @@ class PostgreSQL:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        self.stop("immediate")
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _reachable_programs(self) -> Path:

@@ -267,9 +267,9 @@ _ADVICE: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] =
     ),
     (asyncpg.InvalidCatalogNameError, "create the database, or give another one"),
     (asyncpg.InsufficientPrivilegeError, "grant this role SELECT, INSERT, UPDATE and DELETE on the tables coatcheck_*"),
-    (asyncpg.TooManyConnectionsError, "raise max_connections of the server, or lower `connections` here"),
+    (asyncpg.TooManyConnectionsError, "raise max_connections of the server, or lower `max_connections` here"),
     (asyncpg.ReadOnlySQLTransactionError, "name the primary, or add ?target_session_attrs=read-write to the DSN"),
-    (Busy, "the server is slow, or `connections` is too small for this load"),
+    (Busy, "the server is slow, or `max_connections` is too small for this load"),
     (TimeoutError, "check that the server runs, is not overloaded and can be reached from here"),
     (asyncpg.PostgresError, "the server's log has more"),
 )

@@ -41,10 +41,10 @@ class _Here:
 class Database:
     """The database that *dsn* names. Nothing is connected before the first question."""
 
-    def __init__(self, dsn: str, *, connections: int, patience: Patience, statement_cache_size: int) -> None:
+    def __init__(self, dsn: str, *, size: int, patience: Patience, statement_cache_size: int) -> None:
         self.where = _where(dsn)
         self._dsn = dsn
-        self._size = connections
+        self._size = size
         self._patience = patience
         self._statement_cache_size = statement_cache_size
         self._here: dict[asyncio.AbstractEventLoop, _Here] = {}

@@ -54,7 +54,7 @@ class Listener:
         """Receive the messages of *channel* until `leave`. Raises what opening raises."""
         if self._connection is None:
             await self._opening.join(None, self._open)
-        # In a flight of its own: a caller who is cancelled in the middle of it must not take the connection from others.
+        # In a flight of its own: a caller who is cancelled in the middle must not take the connection from others.
         await self._catching_up.join(object(), self._catch_up)
         subscriber = Subscriber(self._subscribers, _address(channel), unavailable)
         if self._connection is None:  # lost again before our turn

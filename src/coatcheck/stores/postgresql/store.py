@@ -25,9 +25,9 @@ class PostgreSQLStore(SessionsInPostgreSQL, LeasesInPostgreSQL, ValuesInPostgreS
     that, their owner runs what `python -m coatcheck.stores.postgresql` prints. What ended is deleted now and then
     behind a write, at most a hundred of a kind at once.
 
-    *connections* is how many each event loop of each process opens at most, as they are needed; one more listens for
-    messages, once somebody subscribes. *connect_timeout*, *timeout* (of one statement) and *turn_timeout* (for a free
-    connection) bound every call. After a restart of the server the next call works again.
+    *max_connections* is how many each event loop of each process opens at most, as they are needed; one more listens
+    for messages, once somebody subscribes. *connect_timeout*, *operation_timeout* (of one statement) and *pool_timeout*
+    (for a free connection) bound every call. After a restart of the server the next call works again.
 
     With several servers in the DSN, add `?target_session_attrs=read-write`: then a fail-over needs nothing from us.
     A synchronous standby keeps what it is meant to keep; an asynchronous one may lose sent marks and renewed tokens.
@@ -37,7 +37,7 @@ class PostgreSQLStore(SessionsInPostgreSQL, LeasesInPostgreSQL, ValuesInPostgreS
     `synchronous_commit` on and `read committed` as its defaults, for settings of a connection do not last there.
 
     Raises:
-        ConfigurationError: *dsn* is no DSN of PostgreSQL, or *connections* is less than one.
+        ConfigurationError: *dsn* is no DSN of PostgreSQL, or *max_connections* is less than one.
     """
 
     def __init__(
@@ -45,20 +45,25 @@ class PostgreSQLStore(SessionsInPostgreSQL, LeasesInPostgreSQL, ValuesInPostgreS
         dsn: str,
         clock: Clock = SYSTEM_CLOCK,
         *,
-        connections: int = 10,
         connect_timeout: timedelta = timedelta(seconds=2),
-        timeout: timedelta = timedelta(seconds=2),
-        turn_timeout: timedelta = timedelta(seconds=2),
+        operation_timeout: timedelta = timedelta(seconds=2),
+        pool_timeout: timedelta = timedelta(seconds=2),
+        max_connections: int = 10,
         statement_cache_size: int = 100,
     ) -> None:
-        if connections < 1:
-            raise ConfigurationError(f"connections is {connections}: a store needs at least one")
-        patience = Patience(turn_timeout.total_seconds(), connect_timeout.total_seconds(), timeout.total_seconds())
+        if max_connections < 1:
+            raise ConfigurationError(f"max_connections is {max_connections}: a store needs at least one")
+        patience = Patience(
+            pool_timeout.total_seconds(), connect_timeout.total_seconds(), operation_timeout.total_seconds()
+        )
         self._clock = clock
         self._database = Database(
-            dsn, connections=connections, patience=patience, statement_cache_size=statement_cache_size
+            dsn, size=max_connections, patience=patience, statement_cache_size=statement_cache_size
         )
         self._cleaning = Cleaning(self._database, clock)
+
+    def __repr__(self) -> str:
+        return f"PostgreSQLStore({self._database.where!r})"
 
     async def publish(self, channel: str, message: bytes) -> None:
         """See `Notifier.publish`."""
