@@ -88,7 +88,8 @@ class Worker:
         self.plan = plan
         self.clock = MovedClock(offset)
         self.gates = Gates()
-        self.store = GatedStore(open_store(plan.store, clock=self.clock), self.gates, without=plan.without)
+        store = open_store(plan.store, clock=self.clock)
+        self.store = GatedStore(store, self.gates, clock=self.clock, without=plan.without)
         self.bff = self._bff()
         times = LeaseTimes(*plan.lease_times)
         for leases in _all(Leases):

@@ -12,14 +12,19 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from coatcheck.clock import Clock
 from coatcheck.coordination import Lease, SentMark
 from coatcheck.errors import LeaseLost, SessionGone, StaleVersion
 from coatcheck.sessions.store import Change, ReplacePart, SessionRow
+from coatcheck.stores import MemoryStore
 from coatcheck.stores.urls import Store
 from tests.rig.worker_plan import Protection
 
 BEFORE_LEASE = "rig.before_lease"
 """Passed before every attempt to take a lease: whoever stops here has seen an old token, and comes late."""
+
+
+_SMALL_VALUES = ("add", "get", "replace", "discard")
 
 
 class GatedStore:
@@ -28,19 +33,23 @@ class GatedStore:
 
     `lease`: everybody always gets it. `reread`: the first look after a lease was taken shows the session as this
     process had loaded it before. `mark`: nothing is written down before sending. `cas`: a write wins over whatever is
-    there, and brings back what was deleted.
+    there, and brings back what was deleted. `pending`: small values, above all what waits for the browser of a
+    cookie session, are this process's own.
     """
 
-    def __init__(self, inner: Store, gate: Callable[[str], Awaitable[None]], *, without: Protection | None) -> None:
+    def __init__(
+        self, inner: Store, gate: Callable[[str], Awaitable[None]], *, clock: Clock, without: Protection | None
+    ) -> None:
         self._inner = inner
         self._gate = gate
         self._without = without
         self._first_seen: dict[bytes, SessionRow] = {}
         self._last_seen: dict[bytes, SessionRow] = {}
         self._show_old = False
+        self._own = MemoryStore(clock) if without == "pending" else None
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
+        return getattr(self._own if self._own is not None and name in _SMALL_VALUES else self._inner, name)
 
     def new_round(self) -> None:
         """Forget what this process had loaded."""

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 SessionKind = Literal["server", "cookie", "shared-grant"]
 """Where tokens are: in sessions in the store; in cookies; in the store, one grant for all sessions of a user."""
 
-Protection = Literal["lease", "reread", "mark", "cas"]
-PROTECTIONS: tuple[Protection, ...] = ("lease", "reread", "mark", "cas")
+Protection = Literal["lease", "reread", "mark", "cas", "pending"]
+"""What the rig can take away from a store: see `gated_store.py`."""
+PROTECTIONS: Mapping[SessionKind, tuple[Protection, ...]] = {
+    "server": ("lease", "reread", "mark", "cas"),
+    "cookie": ("lease", "pending"),
+    "shared-grant": ("lease",),
+}
+"""By what shows that they are missing."""
 
 DEFAULT_LEASE_TIMES = (5.0, 20.0, 1.5)
 

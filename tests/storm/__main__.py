@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import sys
 
-from tests.rig.worker_plan import PROTECTIONS
+from tests.rig.worker_plan import PROTECTIONS, SessionKind
 from tests.storm import storm as storms
 from tests.storm.stage import PROFILES, STORES, World
 
@@ -42,8 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--sessions", choices=("server", "cookie"), default="server", help="where tokens are")
     parser.add_argument("--store-user", action="store_true", help="two sessions of one user share a grant")
+    every = dict.fromkeys(protection for protections in PROTECTIONS.values() for protection in protections)
     parser.add_argument(
-        "--without", choices=PROTECTIONS, help="a control: take this protection away; then the storm must fail"
+        "--without", choices=tuple(every), help="a control: take this protection away; then the storm must fail"
     )
     return parser
 
@@ -53,15 +54,18 @@ def _wanted(parser: argparse.ArgumentParser) -> storms.Wanted:
     cookie = arguments.sessions == "cookie"
     if cookie and arguments.store_user:
         parser.error("--store-user keeps no tokens in cookies")
-    if arguments.without and (cookie or arguments.store_user):
-        parser.error("--without is for sessions in a store: other storms lack the rounds that would show it")
+    sessions: SessionKind = "shared-grant" if arguments.store_user else arguments.sessions
+    if arguments.without and arguments.without not in PROTECTIONS[sessions]:
+        parser.error(
+            f"no round of this storm shows what is missing: use --without {' or '.join(PROTECTIONS[sessions])}"
+        )
     wanted = storms.Wanted(
         processes=arguments.processes or (2 if cookie else 4),
         calls=arguments.calls or (20 if cookie else 200),
         rounds=arguments.rounds or (100 if cookie else 20),
         store=arguments.store,
         rotation=arguments.rotation,
-        sessions="shared-grant" if arguments.store_user else arguments.sessions,
+        sessions=sessions,
         without=arguments.without,
     )
     if wanted.processes < 2 or wanted.calls < 3 * wanted.processes:

@@ -197,14 +197,8 @@ class TokenLog:
         return len(await self._requests())
 
     async def reuse(self) -> int:
-        """
-        How many went wrong: a refresh token that came before (unless the provider keeps them), or that was refused.
-        """
-        requests = await self._requests()
-        refused = [request for request in requests if request.status not in (200, None)]
-        if not self._rotates:
-            return len(refused)
-        return self._repeated(requests) + len([request for request in refused if not self._again(request, requests)])
+        """How many went wrong, see `reuse`."""
+        return reuse(await self._requests(), rotates=self._rotates)
 
     async def most_uses(self) -> int:
         """How often the refresh token that came most often has come."""
@@ -214,19 +208,20 @@ class TokenLog:
     async def revoked(self) -> set[str]:
         """The fingerprints of the tokens that were revoked."""
         requests = await asyncio.to_thread(self._provider.log, client_id=self._client_id)
-        revocations = [request for request in requests if "revo" in request.path]
-        return {str(request.params["token"]) for request in revocations}
+        return {str(request.params["token"]) for request in requests if "revo" in request.path}
 
     async def _requests(self) -> list[LoggedRequest]:
         return await asyncio.to_thread(self._provider.log, client_id=self._client_id, grant_type="refresh_token")
 
-    def _repeated(self, requests: Sequence[LoggedRequest]) -> int:
-        return sum(times - 1 for times in Counter(_token(request) for request in requests).values())
 
-    def _again(self, request: LoggedRequest, requests: Sequence[LoggedRequest]) -> bool:
-        """Whether its refresh token had come before: it is counted already."""
-        before = requests[: requests.index(request)]
-        return _token(request) in {_token(earlier) for earlier in before}
+def reuse(requests: Sequence[LoggedRequest], *, rotates: bool) -> int:
+    """Count refresh requests that were refused, or whose token had come before although the provider *rotates*."""
+    seen: set[str] = set()
+    wrong = 0
+    for request in requests:
+        wrong += request.status not in (200, None) or (rotates and _token(request) in seen)
+        seen.add(_token(request))
+    return wrong
 
 
 def _token(request: LoggedRequest) -> str:

@@ -1,0 +1,137 @@
+"""
+Small storms over real processes: one due token costs one request, whatever the number of calls and processes.
+
+`./scripts/storm` runs large ones. That these would notice is shown by `test_controls.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from tests.rig.control_plane import LoggedRequest
+from tests.rig.fleet import Fleet
+from tests.storm.crashes import LEASE_TIMES
+from tests.storm.stage import STORES, Profile, Stage, StoreName, World, log_in, reuse
+from tests.storm.storm import Score, Wanted, storm
+
+SMALL = Wanted(processes=2, calls=20, rounds=3, lease_times=LEASE_TIMES)
+
+
+def raged_well(score: Score) -> bool:
+    """Say what went wrong where something did."""
+    assert score.success, "\n".join([score.line, *score.complaints])
+    return True
+
+
+@pytest.mark.spec("REF-02", "REF-03", "REF-04", "REF-23", "REF-27", "REF-29")
+@pytest.mark.parametrize("store", STORES)
+async def test_one_renewal_costs_one_request_over_two_processes(world: World, store: StoreName) -> None:
+    """All calls at once; a process that comes late; one that is stopped with the answer; a logout meanwhile."""
+    score = await storm(world, replace(SMALL, store=store))
+    assert raged_well(score)
+    assert score.line == "refreshes=3 ok=60 reuse=0 logouts=0"
+
+
+@pytest.mark.spec("REF-02", "REF-29")
+@pytest.mark.parametrize(("rotation", "store"), [("none", "postgresql"), ("grace", "valkey")])
+async def test_so_it_is_where_a_refresh_token_may_come_again(world: World, rotation: Profile, store: StoreName) -> None:
+    assert raged_well(await storm(world, replace(SMALL, store=store, rotation=rotation)))
+
+
+@pytest.mark.spec("REF-11", "REF-29")
+async def test_cookies_that_get_lost_cost_no_second_request(world: World) -> None:
+    """Every answer arrives; none, twice; one; and one to a straggler with the cookie of before."""
+    score = await storm(world, Wanted(processes=2, calls=12, rounds=10, store="valkey", sessions="cookie"))
+    assert raged_well(score)
+
+
+@pytest.mark.spec("REF-02")
+async def test_two_sessions_that_share_a_grant_cost_one_request(world: World) -> None:
+    score = await storm(world, Wanted(processes=2, calls=20, rounds=3, store="sqlite", sessions="shared-grant"))
+    assert raged_well(score)
+
+
+@pytest.mark.spec("REF-03")
+async def test_a_slow_provider_does_not_cost_the_lease(world: World) -> None:
+    """The answer takes three times as long as the lease lasts: heartbeats keep it."""
+    plan = world.plan("sqlite", "none", lease_times=LEASE_TIMES)
+    assert world.oidc is not None
+    async with Fleet() as fleet:
+        stage = await Stage.of(world, fleet, plan, "none", workers=2)
+        [visitor] = await log_in(stage.workers[0])
+        await stage.expire()
+        world.oidc.fault("delay", grant_type="refresh_token", client_id=plan.client_id, ms=3000 * LEASE_TIMES[0])
+        answers = await asyncio.gather(*(visitor.ask(worker) for worker in stage.workers * 3))
+        await stage.drain()
+    assert {answer.status for answer in answers} == {200}
+    assert await stage.log.refreshes() == 1
+
+
+@pytest.mark.spec("REF-04", "REF-10")
+@pytest.mark.parametrize("store", STORES)
+async def test_a_holder_that_was_stopped_before_sending_sends_nothing_after_its_successor(
+    world: World, store: StoreName
+) -> None:
+    plan = world.plan(store, "strict", lease_times=LEASE_TIMES)
+    async with Fleet() as fleet:
+        stage = await Stage.of(world, fleet, plan, "strict", workers=2)
+        holder, successor = stage.workers
+        [visitor] = await log_in(successor)
+        await stage.expire()
+        await holder.arm("renewal.lease_held")
+        waiting = asyncio.create_task(visitor.ask(holder))
+        await holder.reached("renewal.lease_held")
+        holder.freeze()
+        renewed = await visitor.ask(successor)
+        holder.thaw()
+        await holder.release("renewal.lease_held")
+        late = await waiting
+        await stage.drain()
+    assert (renewed.status, late.status) == (200, 200)
+    assert renewed.access_token == late.access_token
+    assert await stage.log.refreshes() == 1
+
+
+@pytest.mark.spec("REF-08")
+async def test_nothing_of_a_storm_stays_in_memory(world: World) -> None:
+    plan = world.plan("sqlite", "strict")
+    async with Fleet() as fleet:
+        stage = await Stage.of(world, fleet, plan, "strict", workers=1)
+        visitors = await log_in(stage.workers[0], 5)
+        await visitors[0].ask(stage.workers[0])
+        before = await stage.workers[0].sizes()
+        await stage.expire()
+        await asyncio.gather(*(visitor.ask(stage.workers[0]) for visitor in visitors))
+        await stage.drain()
+        assert await stage.workers[0].sizes() == before
+        assert before["flights"] == 0
+
+
+def test_the_count_knows_a_refresh_token_that_comes_again() -> None:
+    def request(token: str, status: int = 200) -> LoggedRequest:
+        return LoggedRequest(0.0, "POST", "/token", params={"refresh_token": token}, status=status)
+
+    assert reuse([request("a"), request("b"), request("c")], rotates=True) == 0
+    assert reuse([request("a"), request("b"), request("a", 400)], rotates=True) == 1
+    assert reuse([request("a"), request("a"), request("a")], rotates=False) == 0
+    assert reuse([request("a"), request("b", 400)], rotates=False) == 1
+
+
+def test_a_score_is_no_success_with_any_figure_amiss() -> None:
+    wanted = Wanted(rounds=2, calls=3)
+    right = Score(wanted, refreshes=2, ok=6)
+    assert right.success
+    assert right.line == "refreshes=2 ok=6 reuse=0 logouts=0"
+    resurrected = replace(right, complaints=["a session came back"])
+    assert resurrected.line == "refreshes=2 ok=6 reuse=0 logouts=0 but: a session came back"
+    for wrong in (
+        resurrected,
+        replace(right, refreshes=3),
+        replace(right, ok=5),
+        replace(right, reuse=1),
+        replace(right, logouts=1),
+    ):
+        assert not wrong.success
