@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from coatcheck.errors import ConfigurationError
-from coatcheck.stores import MemoryStore, SQLiteStore
-from coatcheck.stores.urls import StoreURL, open_store
+from coatcheck.stores import MemoryStore, PostgreSQLStore, RedisStore, SQLiteStore, open_store
+from coatcheck.stores.urls import StoreURL
 
 KINDS = {
     "memory": "memory",
@@ -92,10 +92,6 @@ def test_the_stores_that_need_no_library(tmp_path: Path) -> None:
 
 
 def test_the_stores_that_need_one() -> None:
-    from coatcheck.stores.postgresql import PostgreSQLStore
-
-    from coatcheck.stores.redis import RedisStore
-
     assert isinstance(open_store("postgresql://shop@127.0.0.1:1/shop"), PostgreSQLStore)
     for url in ("redis://127.0.0.1:1", "rediss://127.0.0.1:1", "valkey://127.0.0.1:1", "valkeys://127.0.0.1:1"):
         assert isinstance(open_store(url), RedisStore)

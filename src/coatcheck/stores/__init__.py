@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 from coatcheck.stores.memory import MemoryStore
 from coatcheck.stores.sqlite import SQLiteStore
+from coatcheck.stores.urls import open_store
 
 if TYPE_CHECKING:
     from coatcheck.stores.postgresql import PostgreSQLStore
     from coatcheck.stores.redis import RedisStore
 
-__all__ = ["MemoryStore", "PostgreSQLStore", "RedisStore", "SQLiteStore"]
+__all__ = ["MemoryStore", "PostgreSQLStore", "RedisStore", "SQLiteStore", "open_store"]
 
 _WITH_EXTRA = {"PostgreSQLStore": "coatcheck.stores.postgresql", "RedisStore": "coatcheck.stores.redis"}
 """Imported when they are asked for: their libraries come with an extra."""
