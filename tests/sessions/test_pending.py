@@ -188,7 +188,7 @@ async def test_what_waits_is_used_even_where_it_does_not_fit_into_this_cookie() 
 # The end of a session
 
 
-@pytest.mark.spec("REF-23", "BCL-20")
+@pytest.mark.spec("REF-23")
 @pytest.mark.parametrize("renewals_before", [0, 1])
 async def test_a_renewal_under_way_in_another_process_does_not_bring_a_session_back(renewals_before: int) -> None:
     nodes = Nodes()
