@@ -6,9 +6,14 @@ from typing import Any
 
 import pytest
 
+from coatcheck.bff.events import TokensReceived
 from tests.bff.world import LOCAL, PUBLIC, claims, session_cookie, warnings, world
+from tests.rig.echo_api import EchoAPI
+from tests.rig.user_agent import UserAgent
+from tests.tokens.scene import TableUserTokenStore
 
 HOUR = 3600
+LONGER_THAN_A_TOKEN = 400
 
 
 def test_the_claims_come_as_types_and_values() -> None:
@@ -76,6 +81,79 @@ def test_anonymous_can_be_an_ordinary_answer() -> None:
     with world(anonymous_user_status=200) as w:
         response = w.browser().fetch("/bff/user")
         assert (response.status_code, response.json()) == (200, None)
+
+
+def how_it_stands(browser: UserAgent) -> str:
+    """What the page is told about the tokens. Asking sends nothing and changes nothing."""
+    response = browser.fetch("/bff/user?slide=false")
+    assert response.status_code == 200
+    return str(claims(response)["bff:tokens"])
+
+
+@pytest.mark.spec("REF-14")
+@pytest.mark.parametrize("options", [{}, {"sessions": "cookie"}], ids=["store", "cookie"])
+def test_the_page_learns_how_it_stands_with_the_tokens(options: dict[str, Any]) -> None:
+    with EchoAPI.serve() as api, world(**options) as w:
+        w.bff.remote_api("/api/orders", api.url)
+        browser = w.logged_in()
+        assert how_it_stands(browser) == "fresh"
+        w.advance(LONGER_THAN_A_TOKEN)
+        asked = w.token_requests()
+        assert how_it_stands(browser) == "renewing"  # the next call does it
+        assert w.token_requests() == asked
+        w.provider.fail("token", status=503, headers={"retry-after": "20"})
+        assert browser.fetch("/api/orders").status_code == 503
+        assert how_it_stands(browser) == "unavailable"
+        w.advance(20)
+        assert how_it_stands(browser) == "renewing"
+        assert browser.fetch("/api/orders").status_code == 200
+        assert how_it_stands(browser) == "fresh"
+
+
+@pytest.mark.spec("REF-16")
+def test_an_outage_that_others_have_met_is_told_to_all() -> None:
+    with EchoAPI.serve() as api, world() as w:
+        w.bff.remote_api("/api/orders", api.url)
+        alice, bob = w.logged_in(), w.logged_in("bob")
+        w.advance(LONGER_THAN_A_TOKEN)
+        w.provider.fail("token", status=429, headers={"retry-after": "20"})
+        assert alice.fetch("/api/orders").status_code == 503
+        assert how_it_stands(bob) == "unavailable"
+
+
+def test_an_expired_token_without_a_refresh_token_wants_a_login() -> None:
+    with world() as w:
+        w.provider.tamper("token", lambda m: {name: value for name, value in m.items() if name != "refresh_token"})
+        browser = w.logged_in()
+        assert how_it_stands(browser) == "fresh"
+        w.advance(LONGER_THAN_A_TOKEN)
+        assert how_it_stands(browser) == "login_required"
+
+
+def test_where_nobody_keeps_tokens_nothing_is_said_about_them() -> None:
+    class Events:
+        async def tokens_received(self, event: TokensReceived) -> None:
+            pass
+
+    with world(save_tokens=False, events=Events()) as w:
+        assert "bff:tokens" not in claims(w.logged_in().fetch("/bff/user"))
+
+
+def test_a_token_store_of_the_application_that_fails_hides_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    store = TableUserTokenStore()
+    with world(user_token_store=store) as w:
+        browser = w.logged_in()
+        assert how_it_stands(browser) == "fresh"
+        (row,) = store.rows.values()
+
+        async def broken(*_: object) -> None:
+            raise RuntimeError(f"select ... {row.access_token}")
+
+        store.get_token = broken  # type: ignore[assignment]
+        assert how_it_stands(browser) == "unavailable"
+        (line,) = warnings(caplog)
+        assert "RuntimeError" in line
+        assert row.access_token not in line
 
 
 @pytest.mark.spec("CSR-01", "CSR-10")

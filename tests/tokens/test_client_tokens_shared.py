@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -33,7 +33,9 @@ class WatchedStore(MemoryStore):
         super().__init__(clock)
         self.values: dict[bytes, bytes] = {}
         self.away = False
+        self.failures = 0
         self.looks = 0
+        self.meanwhile: Callable[[], Awaitable[object]] | None = None
 
     async def add(self, key: bytes, value: bytes, *, until: float) -> bool:
         self._fail()
@@ -52,10 +54,14 @@ class WatchedStore(MemoryStore):
 
     async def acquire(self, key: bytes, holder: bytes, *, seconds: float) -> Lease | None:
         self._fail()
+        if self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            await meanwhile()
         return await super().acquire(key, holder, seconds=seconds)
 
     def _fail(self) -> None:
         if self.away:
+            self.failures += 1
             raise StoreUnavailable("the test broke it")
 
 
@@ -92,6 +98,15 @@ async def test_processes_that_ask_together_cost_one_request() -> None:
     processes = [deployment.process() for _ in range(8)]
     tokens = await ask(processes * 10)
     assert len({token.access_token for token in tokens}) == 1
+    assert deployment.fetches == 1
+
+
+@pytest.mark.spec("CCT-02")
+async def test_a_process_that_gets_the_lease_after_another_one_looks_again() -> None:
+    deployment = Deployment()
+    first, second = deployment.process(), deployment.process()
+    deployment.store.meanwhile = second.client_token
+    assert await first.client_token() == await second.client_token()
     assert deployment.fetches == 1
 
 
@@ -293,6 +308,7 @@ async def test_without_the_store_each_process_fetches_for_itself_and_one_line_sa
     tokens = [await process.client_token(scope=scope) for process in (first, second) for scope in ("a", "b", "c")]
     assert len({token.access_token for token in tokens}) == 6
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 2  # one for each process
+    assert deployment.store.failures == 2  # and none of them asks it for each token
     deployment.store.away = False
     deployment.clock.forward(timedelta(seconds=5))
     assert await first.client_token(scope="d") == await second.client_token(scope="d")

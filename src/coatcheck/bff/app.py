@@ -148,7 +148,7 @@ class BFF:
             "/callback": Endpoint(Callback(settings, server, attempts, arrival), hides_query=True),
             "/logout": Endpoint(logout, methods=("GET", "POST"), hides_query=True),
             "/logged-out": Endpoint(logged_out, hides_query=True),
-            "/user": Endpoint(UserEndpoint(settings, link)),
+            "/user": Endpoint(UserEndpoint(settings, link, tokens if save_tokens or user_token_store else None)),
         }
         if settings.development:
             endpoints["/diagnostics"] = Endpoint(Diagnostics(settings, tokens, self._remote_apis.paths))

@@ -7,14 +7,18 @@ from typing import Any
 
 from coatcheck import codec
 from coatcheck.bff.answers import Answer, json_answer, problem_answer
-from coatcheck.bff.current import CurrentRequest
+from coatcheck.bff.current import CurrentRequest, user_of
 from coatcheck.bff.diagnosis import Diagnosis
 from coatcheck.bff.logout import LogoutLink
-from coatcheck.bff.problems import log_problem, problem
+from coatcheck.bff.problems import log_problem, logger, problem
 from coatcheck.bff.refusals import refuse
 from coatcheck.bff.settings import Settings
 from coatcheck.errors import StoreUnavailable, UnknownSealKey
 from coatcheck.sessions.sessions import SessionHandle
+from coatcheck.tokens.coordinator import TokensState
+from coatcheck.tokens.manager import Tokens
+from coatcheck.tokens.values import User
+from coatcheck.tokens.verdicts import told
 
 PROTOCOL_CLAIMS = frozenset(
     {"nonce", "at_hash", "c_hash", "s_hash", "aud", "azp", "exp", "iat", "nbf", "jti", "session_state"}
@@ -23,11 +27,17 @@ PROTOCOL_CLAIMS = frozenset(
 
 
 class UserEndpoint:
-    """Answers with the claims of the session, as a JSON array of `{type, value}`."""
+    """
+    Answers with the claims of the session, as a JSON array of `{type, value}`.
 
-    def __init__(self, settings: Settings, link: LogoutLink) -> None:
+    `bff:tokens` says how it stands with the user's tokens, so that a page can ask for a login before a call fails.
+    Without *tokens* (nobody keeps any) there is no such claim.
+    """
+
+    def __init__(self, settings: Settings, link: LogoutLink, tokens: Tokens | None) -> None:
         self._settings = settings
         self._link = link
+        self._tokens = tokens
 
     async def __call__(self, current: CurrentRequest) -> Answer:
         """401 when nobody is logged in (or 200 with `null`, by option). `slide=false` does not count as a use."""
@@ -47,19 +57,28 @@ class UserEndpoint:
         except (StoreUnavailable, UnknownSealKey) as error:
             remedy = "See that the session store runs; nobody was logged out."
             return refuse(current, Diagnosis("store_unavailable", f"A session cannot be read: {error}.", remedy))
-        answer = self._anonymous(current) if handle is None else self._claims(handle)
+        answer = self._anonymous(current) if handle is None else await self._claims(handle)
         return answer.with_cookies(current.set_cookies())
 
-    def _claims(self, handle: SessionHandle) -> Answer:
+    async def _claims(self, handle: SessionHandle) -> Answer:
         session = handle.session
         entries: list[dict[str, object]] = [{"type": name, "value": value} for name, value in _entries(session.claims)]
         entries.append({"type": "bff:logout_url", "value": self._link.url(handle)})
         left = max(0, round(session.dead_at - self._settings.clock.time()))
         entries.append({"type": "bff:session_expires_in", "value": left})
+        if self._tokens is not None:
+            entries.append({"type": "bff:tokens", "value": await self._state_of(self._tokens, user_of(handle))})
         session_state = session.claims.get("session_state")
         if isinstance(session_state, str):
             entries.append({"type": "bff:session_state", "value": session_state})
         return json_answer(codec.encode(entries))
+
+    async def _state_of(self, tokens: Tokens, user: User) -> TokensState:
+        try:
+            return await tokens.state_of(user)
+        except Exception as error:  # a store of the application may raise anything; that the user is here is known
+            logger.warning("the user token store cannot say how it stands with a user's tokens: %s", told(error))
+            return "unavailable"
 
     def _anonymous(self, current: CurrentRequest) -> Answer:
         if self._settings.anonymous_user_status == 200:
