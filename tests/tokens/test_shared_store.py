@@ -202,6 +202,18 @@ async def test_of_two_logins_with_different_first_keys_one_stays(old: str, new: 
         assert [await node.get_token(ALICE, DEFAULT) for node in nodes] == [None, None]
 
 
+@every_order
+async def test_a_login_removes_only_what_it_has_seen(old: str, new: str) -> None:
+    """Two logins, each about to remove what stands under the other's name: both would be gone."""
+    store = Interrupted(MemoryStore())
+    ahead, behind = SharedUserTokenStore(store, [new, old]), SharedUserTokenStore(store.inner, [old, new])
+    await behind.store_token(ALICE, token("before"), DEFAULT, replaces=None)
+    later = token("later")
+    store.before_discard = partial(behind.store_token, ALICE, later, DEFAULT, replaces=None)
+    await ahead.store_token(ALICE, token("earlier"), DEFAULT, replaces=None)
+    assert await ahead.get_token(ALICE, DEFAULT) == await behind.get_token(ALICE, DEFAULT) == later
+
+
 async def test_a_grant_lives_from_its_login_on_however_often_it_is_renewed() -> None:
     clock = HandClock()
     shared = SharedUserTokenStore(MemoryStore(clock), [KEY_A], lifetime=timedelta(days=2), clock=clock)
@@ -346,9 +358,16 @@ class Yielding(Around):
 
 
 class Interrupted(Around):
-    """Something happens in the moment before the next change of a value."""
+    """Something happens in the moment before the next change of a value, or before the next removal."""
 
     before_write: Callable[[], Awaitable[None]] | None = None
+    before_discard: Callable[[], Awaitable[None]] | None = None
+
+    async def discard(self, key: bytes, *, version: int | None = None) -> bool:
+        if self.before_discard is not None:
+            meanwhile, self.before_discard = self.before_discard, None
+            await meanwhile()
+        return await super().discard(key, version=version)
 
     async def replace(self, key: bytes, value: bytes, *, version: int, until: float) -> None:
         if self.before_write is not None:
