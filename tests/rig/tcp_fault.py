@@ -139,9 +139,10 @@ class TCPFault:
         relay = _Relay(self, writer, to_server)
         self._relays.add(relay)
         try:
-            await asyncio.gather(
-                relay.pump(reader, to_server, answers=False), relay.pump(from_server, writer, answers=True)
-            )
+            with suppress(asyncio.CancelledError):  # the proxy ends; a server's task may not say so
+                await asyncio.gather(
+                    relay.pump(reader, to_server, answers=False), relay.pump(from_server, writer, answers=True)
+                )
         finally:
             self._relays.discard(relay)
             to_server.close()

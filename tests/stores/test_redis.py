@@ -256,7 +256,7 @@ async def test_what_comes_while_a_command_is_under_way_goes_with_the_next(valkey
             tasks += [asyncio.create_task(store.load(session.key)) for session in rows]
             await asyncio.sleep(0)
         assert await asyncio.gather(*tasks) == rows * 100
-        assert 1 <= await reads(client) - before < 50
+        assert 1 <= await reads(client) - before <= 60
 
 
 async def test_a_big_batch_is_cut_into_pieces(valkey: Valkey) -> None:

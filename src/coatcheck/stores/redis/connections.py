@@ -48,15 +48,17 @@ _NOT_THE_CONNECTION = (AuthenticationError, AuthorizationError, BusyLoadingError
 
 _PRIMARY = "give the address of the primary"
 _SINGLE = "it is a node of a cluster, which coatcheck does not speak to: give a server outside of a cluster"
+_RIGHTS = (
+    "let the ACL of this user have ~coatcheck:* &coatcheck:* "
+    "+@read +@write +@scripting +@pubsub +@connection +time +info"
+)
 _REMEDIES: tuple[tuple[type[RedisError] | str, str], ...] = (
     (BusyLoadingError, "it is still reading its data from the disk; this passes by itself"),
     (ReadOnlyError, f"it is a replica and takes no changes: {_PRIMARY}"),
     (MasterDownError, f"it is a replica that has lost its primary: {_PRIMARY}"),
     (OutOfMemoryError, "its memory is full: raise maxmemory, and keep the policy noeviction"),
-    (
-        NoPermissionError,
-        "let the ACL of this user allow ~coatcheck:* &coatcheck:* +@read +@write +@scripting +@pubsub +@connection",
-    ),
+    (NoPermissionError, _RIGHTS),
+    ("ACL failure", _RIGHTS),
     (MovedError, _SINGLE),
     (ClusterError, _SINGLE),
     ("MISCONF", "it cannot write to its disk and therefore refuses changes: look at its disk and its log"),
@@ -77,6 +79,7 @@ class Connections:
         self.operation_timeout = operation_timeout.total_seconds()
         self._pool = _pool(url, connect_timeout)
         self._room = asyncio.Semaphore(most)
+        self._silent_at = 0.0
 
     async def call(self, *words: Word, repeat: bool = True, until: float | None = None) -> Answer:
         """
@@ -129,11 +132,18 @@ class Connections:
                         raise
                     return await attempt()
         except FAULTS as error:
+            if isinstance(error, TimeoutError):
+                self._silent_at = asyncio.get_running_loop().time()
             raise self.unavailable(error) from error
 
     async def _exchange(self, words: Sequence[Word]) -> Answer:
         """Send *words* over a connection of the pool. When this ends early, redis-py cuts the connection."""
+        since = asyncio.get_running_loop().time()
         async with self._room:
+            if since < self._silent_at:
+                # Who had the room gave up. With the little time that is left a new connection would only be opened to
+                # be cut: a server that hangs would be asked by one after the other.
+                raise TimeoutError
             connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
             try:
                 await connection.send_command(*words)

@@ -35,7 +35,8 @@ class JoinedReads:
     """
     Reads of one event loop, joined. The flight belongs to nobody: a reader that is cancelled disturbs no other.
 
-    No reader waits longer than *patience* seconds, however many flights are before its own.
+    No reader waits longer than *patience* seconds. When a flight fails, so do those who wait for the next one: a server
+    that hangs is asked once in that time, and not once for each reader.
     """
 
     def __init__(self, read_many: ReadMany, *, patience: float) -> None:
@@ -85,19 +86,21 @@ class JoinedReads:
         try:
             found = await self._read_many(list(batch), until)
         except StoreUnavailable as error:
-            _fail(batch.values(), str(error), error)
+            # Those who wait for the next flight, too: each would find the same, one after the other.
+            self._land(str(error), error)
             return
         for read, data in zip(batch.values(), found, strict=True):
             for answer in read.answers:
                 if not answer.done():  # cancelled
                     answer.set_result(data)
 
-    def _land(self, why: str) -> None:
-        _fail([*self._flying.values(), *self._waiting.values()], why)
+    def _land(self, why: str, cause: BaseException | None = None) -> None:
+        """Tell everybody that there will be no answer."""
+        _fail([*self._flying.values(), *self._waiting.values()], why, cause)
         self._waiting.clear()
 
 
-def _fail(reads: Iterable[_Read], why: str, cause: BaseException | None = None) -> None:
+def _fail(reads: Iterable[_Read], why: str, cause: BaseException | None) -> None:
     """Give each an error of its own: one that is raised in many places grows a traceback of all of them."""
     for read in reads:
         for answer in read.answers:
