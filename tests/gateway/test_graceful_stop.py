@@ -76,8 +76,12 @@ class Stage:
     client: RegisteredClient
     agent: UserAgent
 
-    def gateway(self, workers: int) -> Program:
-        program = coatcheck("run", self.folder / "coatcheck.toml", "--workers", str(workers))
+    def gateway(self, workers: int, *, cookies: bool = False) -> Program:
+        file = self.folder / "coatcheck.toml"
+        if cookies:
+            places = 'store = "cookie"\ncoordination = "sqlite://meet.db"'
+            file.write_text(file.read_text().replace('store = "sqlite://sessions.db"', places))
+        program = coatcheck("run", file, "--workers", str(workers))
         program.wait_for("is served on")
         return program
 
@@ -150,6 +154,7 @@ STARTS: dict[str, tuple[Callable[[Stage], Program], int, str]] = {
     # name: (how to start, the exit status after SIGTERM, what it says on the way to its end)
     "gateway": (lambda stage: stage.gateway(workers=1), 0, ""),
     "gateway, two workers": (lambda stage: stage.gateway(workers=2), 0, ""),
+    "gateway, cookie sessions": (lambda stage: stage.gateway(workers=2, cookies=True), 0, ""),
     "library under uvicorn": (Stage.uvicorn, -signal.SIGTERM, "Cancel 1 running task"),
 }
 
