@@ -18,7 +18,9 @@ from tests.scenarios.waiting import until_expired
 CALLS = 50
 
 
-def storm(oidc_provider, folder: Path, *, workers: int, **stores: str) -> tuple[int, Counter[int]]:
+def storm(
+    oidc_provider, folder: Path, *, workers: int, store: str | None = None, coordination: str | None = None
+) -> tuple[int, Counter[int]]:
     """
     Let the first caller hang up during the renewal, and fifty more wait for it.
 
@@ -35,7 +37,8 @@ def storm(oidc_provider, folder: Path, *, workers: int, **stores: str) -> tuple[
             client=client,
             apis={"/api/orders": api.url},
             workers=workers,
-            **stores,
+            store=store,
+            coordination=coordination,
         ),
         UserAgent(application.url) as agent,
         ThreadPoolExecutor(CALLS) as callers,
@@ -65,7 +68,7 @@ def test_fifty_calls_on_an_expired_token_cost_one_refresh_though_the_first_calle
 def test_with_two_workers_they_cost_one_refresh_as_well(
     oidc_provider, tmp_path: Path, kind: str, postgresql: PostgreSQL, valkey: Valkey
 ):
-    stores = {
+    stores: dict[str, dict[str, str]] = {
         "sqlite": {},
         "postgresql": {"store": postgresql.fresh_database()},
         "valkey": {"store": valkey.fresh_url()},
