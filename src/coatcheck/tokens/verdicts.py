@@ -70,6 +70,9 @@ class Verdict:
         return TokenUnavailable(self.message, retry_after=self.retry_after)
 
 
+NOT_SENT = "not_sent"
+"""The code of a verdict that follows from another one: nothing was asked. Who logs it repeats what is in the log."""
+
 _LONGEST_RETRY_AFTER = 60.0
 _NEEDS_USER = frozenset({"interaction_required", "login_required", "consent_required", "account_selection_required"})
 
@@ -182,7 +185,7 @@ def judge(error: CoatcheckError, *, issuer: str) -> Verdict:
         case ProtocolError():
             return Verdict(VerdictKind.TRANSIENT, f"{issuer} gave no usable token: {error}", reach=Reach.ISSUER)
         case TokenUnavailable(retry_after=retry_after):
-            return Verdict(VerdictKind.TRANSIENT, str(error), retry_after=retry_after)
+            return Verdict(VerdictKind.TRANSIENT, str(error), code=NOT_SENT, retry_after=retry_after)
         case StoreUnavailable():
             return store_unavailable(error)
         case _:
