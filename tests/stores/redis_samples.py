@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 
 from redis.asyncio import Redis
 
 from coatcheck.clock import SYSTEM_CLOCK, Clock
-from coatcheck.sessions import SessionRow
+from coatcheck.coordination import SentMark
+from coatcheck.errors import LeaseLost, SessionGone, StaleVersion
+from coatcheck.sessions import SessionRow, Touch
 from coatcheck.stores import RedisStore
 from tests.sessions.samples import HOUR, NOW
+
+KEY, HOLDER = bytes(range(32)), bytes(range(16))
 
 PATIENCE = timedelta(milliseconds=300)
 """How long an impatient store waits. A healthy server of this machine answers in a hundredth of that."""
@@ -63,3 +67,31 @@ async def behind_its_back(url: str) -> AsyncIterator[Redis]:
         yield client
     finally:
         await client.aclose()
+
+
+USES: list[Callable[[RedisStore], Awaitable[object]]] = [
+    lambda store: store.create(row()),
+    lambda store: store.load(KEY),
+    lambda store: store.update(KEY, Touch(NOW)),
+    lambda store: store.delete(KEY),
+    lambda store: store.find("abcdefgh", [KEY]),
+    lambda store: store.revoke("abcdefgh", [KEY]),
+    lambda store: store.acquire(KEY, HOLDER, seconds=5),
+    lambda store: store.mark_sent(KEY, HOLDER, SentMark(NOW), seconds=5, until=NOW),
+    lambda store: store.extend(KEY, HOLDER, seconds=5),
+    lambda store: store.release(KEY, HOLDER, mark=None),
+    lambda store: store.add(KEY, b"value", until=NOW),
+    lambda store: store.get(KEY),
+    lambda store: store.replace(KEY, b"value", version=1, until=NOW),
+    lambda store: store.discard(KEY),
+    lambda store: store.publish("news", b"message"),
+    lambda store: store.subscribe("news").__aenter__(),
+]
+"""One call of each method, on keys that are the same each time. The last one leaves a subscription behind."""
+
+
+async def use_everything(store: RedisStore) -> None:
+    """So that the server knows every script; nothing is left behind."""
+    for use in USES[:-1]:
+        with suppress(SessionGone, LeaseLost, StaleVersion):
+            await use(store)

@@ -5,26 +5,21 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
-import socket
-import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from coatcheck.coordination import SentMark
-from coatcheck.errors import LeaseLost, SessionGone, StaleVersion, StoreUnavailable
+from coatcheck.errors import StaleVersion, StoreUnavailable
 from coatcheck.sessions import ReplacePart, Touch
-from coatcheck.stores import RedisStore
 from tests.rig.tcp_fault import TCPFault
 from tests.rig.valkey import Valkey
 from tests.sessions.samples import NOW
-from tests.stores.redis_samples import PATIENCE, behind_its_back, impatient, row
-
-KEY, HOLDER = bytes(range(32)), bytes(range(16))
+from tests.stores.redis_samples import HOLDER, KEY, PATIENCE, USES, impatient, row, use_everything
 
 
 @contextmanager
@@ -108,32 +103,6 @@ async def test_a_restart_ends_subscriptions_and_the_next_one_works() -> None:
 
 
 # A network that fails
-
-USES: list[Callable[[RedisStore], Awaitable[object]]] = [
-    lambda store: store.create(row()),
-    lambda store: store.load(KEY),
-    lambda store: store.update(KEY, Touch(NOW)),
-    lambda store: store.delete(KEY),
-    lambda store: store.find("abcdefgh", [KEY]),
-    lambda store: store.revoke("abcdefgh", [KEY]),
-    lambda store: store.acquire(KEY, HOLDER, seconds=5),
-    lambda store: store.mark_sent(KEY, HOLDER, SentMark(NOW), seconds=5, until=NOW),
-    lambda store: store.extend(KEY, HOLDER, seconds=5),
-    lambda store: store.release(KEY, HOLDER, mark=None),
-    lambda store: store.add(KEY, b"value", until=NOW),
-    lambda store: store.get(KEY),
-    lambda store: store.replace(KEY, b"value", version=1, until=NOW),
-    lambda store: store.discard(KEY),
-    lambda store: store.publish("news", b"message"),
-    lambda store: store.subscribe("news").__aenter__(),
-]
-
-
-async def warmed(store: RedisStore) -> None:
-    """Use everything once, so that the server knows every script and the next answer is the one that matters."""
-    for use in USES[:-1]:
-        with suppress(SessionGone, LeaseLost, StaleVersion):
-            await use(store)
 
 
 @pytest.mark.spec("SES-12")
@@ -223,7 +192,7 @@ async def test_a_write_whose_answer_is_lost_succeeds_and_is_done_once(valkey: Va
     """It is sent again, and finds that it was done: no StaleVersion for one's own success."""
     with faulty(valkey) as (fault, url):
         async with impatient(url, patience=timedelta(seconds=2)) as store:
-            await warmed(store)
+            await use_everything(store)
             session = row()
             fault.cut_answers(times=1)
             await store.create(session)
@@ -249,7 +218,7 @@ async def test_a_write_whose_answer_is_lost_succeeds_and_is_done_once(valkey: Va
 async def test_a_lease_whose_answers_are_lost_is_had_all_the_same(valkey: Valkey) -> None:
     with faulty(valkey) as (fault, url):
         async with impatient(url, patience=timedelta(seconds=2)) as store:
-            await warmed(store)
+            await use_everything(store)
             fault.cut_answers(times=1)
             assert await store.acquire(KEY, HOLDER, seconds=30) is not None
             fault.cut_answers(times=1)
@@ -269,7 +238,7 @@ async def test_a_stale_write_stays_stale_when_its_answer_is_lost(valkey: Valkey)
     """The same bytes from somebody else are not one's own write."""
     with faulty(valkey) as (fault, url):
         async with impatient(url, patience=timedelta(seconds=2)) as store, impatient(url) as other:
-            await warmed(store)
+            await use_everything(store)
             session = row()
             await store.create(session)
             await store.add(KEY, b"value", until=NOW)
@@ -293,7 +262,7 @@ async def test_what_takes_something_away_is_not_sent_twice(valkey: Valkey) -> No
     """Twice would be a lie: "there was nothing", said to whom removed it."""
     with faulty(valkey) as (fault, url):
         async with impatient(url, patience=timedelta(seconds=2)) as store:
-            await warmed(store)
+            await use_everything(store)
             session = row()
             await store.create(session)
             await store.add(KEY, b"value", until=NOW)
@@ -310,7 +279,7 @@ async def test_what_takes_something_away_is_not_sent_twice(valkey: Valkey) -> No
 async def test_who_never_gets_an_answer_is_told_so(valkey: Valkey) -> None:
     with faulty(valkey) as (fault, url):
         async with impatient(url, patience=timedelta(seconds=2)) as store:
-            await warmed(store)
+            await use_everything(store)
             session = row()
             await store.create(session)
             fault.cut_answers()
@@ -320,91 +289,3 @@ async def test_who_never_gets_an_answer_is_told_so(valkey: Valkey) -> None:
             after = await store.load(session.key)
             assert after is not None
             assert after.tokens == b"renewed"
-
-
-# Servers that refuse
-
-
-async def refusal(url: str, use: Callable[[RedisStore], Awaitable[object]] = USES[0]) -> str:
-    async with impatient(url, patience=timedelta(seconds=2)) as store:
-        with pytest.raises(StoreUnavailable) as refused:
-            await use(store)
-        return str(refused.value)
-
-
-@pytest.mark.spec("LOG-02")
-async def test_a_password_that_is_missing_or_wrong_is_named_and_never_quoted() -> None:
-    with Valkey.start(password="swordfish") as server:
-        where = f"127.0.0.1:{server.port}"
-        missing = await refusal(f"redis://{where}/0")
-        assert missing.endswith("put the password into the URL, redis://:PASSWORD@HOST")
-        wrong = await refusal(f"redis://:sw0rdfish@{where}/0")
-        assert wrong.endswith("check user name and password")
-        for said in (missing, wrong):
-            assert said.startswith(f"the Redis server {where} does not let us in (")
-            assert "fish" not in said
-        async with impatient(server.url) as store:
-            assert await store.load(KEY) is None
-
-
-@pytest.mark.spec("STO-12")
-async def test_a_user_without_the_right_is_told_which_rights_are_needed_and_they_suffice() -> None:
-    with Valkey.start() as server:
-        async with behind_its_back(server.url) as client:
-            await client.execute_command(
-                "ACL", "SETUSER", "weak", "on", ">pw", "~coatcheck:*", "+@read", "+@connection"
-            )
-            url = f"redis://weak:pw@127.0.0.1:{server.port}/0"
-            said = await refusal(url)
-            needed = "~coatcheck:* &coatcheck:* +@read +@write +@scripting +@pubsub +@connection +time +info"
-            assert "refuses (" in said
-            assert said.endswith(needed)
-            await client.execute_command("ACL", "SETUSER", "weak", *needed.split())
-        async with impatient(url, patience=timedelta(seconds=2)) as store:
-            await warmed(store)
-            async with store.subscribe("news"):
-                pass
-
-
-async def test_a_replica_a_full_server_and_a_broken_disk_are_told_apart(valkey: Valkey) -> None:
-    with Valkey.start(settings=("--replicaof", "127.0.0.1", str(valkey.port))) as replica:
-        assert "give the address of the primary" in await refusal(replica.url)
-    with Valkey.start(settings=("--maxmemory", "100kb")) as full:
-        assert "its memory is full" in await refusal(full.url)
-    with Valkey.start(settings=("--cluster-enabled", "yes", "--databases", "1")) as node:
-        assert "node of a cluster" in await refusal(node.url)
-
-
-async def test_a_database_number_that_the_server_lacks_is_named(valkey: Valkey) -> None:
-    assert "out of range" in await refusal(valkey.url_at(valkey.port, database=10_000_000))
-
-
-@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"", b"$-7\r\n", b"*3\r\n?"])
-async def test_another_kind_of_server_is_a_fault(answer: bytes) -> None:
-    def serve() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            with connection:
-                connection.recv(4096)
-                connection.sendall(answer)
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=serve)
-        thread.start()
-        url = f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
-        async with impatient(url) as store:
-            with pytest.raises(StoreUnavailable):
-                await store.load(KEY)
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join()
-
-
-async def test_nobody_listens_at_the_port() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    said = await refusal(f"redis://127.0.0.1:{port}/0")
-    assert said.startswith(f"the Redis server 127.0.0.1:{port} does not answer (")
-    assert said.endswith("check that it runs, and that this machine may reach it")
