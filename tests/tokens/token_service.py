@@ -13,6 +13,7 @@ from itertools import count
 from typing import Any
 from urllib.parse import parse_qsl
 
+from coatcheck.errors import TransportError
 from coatcheck.oauth.jwt import generate_private_key, public_jwk, sign_jwt
 from coatcheck.oauth.messages import Request, Response
 from tests.testing.clocks import HandClock
@@ -44,13 +45,18 @@ class Gate:
     released: asyncio.Event = field(default_factory=asyncio.Event)
 
 
+LOST = TransportError("the answer was lost", sent=True)
+"""What was asked for is done, and nobody hears of it."""
+
+
 class TokenService:
     """
     Answers metadata, keys, token and revocation requests as RFC 6749 and friends say.
 
     Refresh tokens rotate, and one that is used twice ends its grant (RFC 9700 4.14.2). `answers` are given instead of
-    the next regular ones: a response, an exception to raise, or a dictionary merged into the regular answer. `requests`
-    holds the form of every token request.
+    the next regular ones: a response, an exception to raise, or a dictionary merged into the regular answer; and `LOST`
+    does what was asked, while the answer gets lost. With `grace`, a replaced refresh token answers the same again for
+    so many seconds. `requests` holds the form of every token request.
     """
 
     def __init__(self, clock: HandClock) -> None:
@@ -66,6 +72,8 @@ class TokenService:
         self.under_way = 0
         self.most_under_way = 0
         self.rotation = True
+        self.grace = 0.0
+        self._replaced: dict[str, tuple[float, dict[str, Any]]] = {}
         self.expires_in: Any = 300
         self.id_token_on_refresh = False
         self.id_token_claims: dict[str, Any] = {}
@@ -140,6 +148,9 @@ class TokenService:
             match self.answers.popleft():
                 case Response() as response:
                     return response
+                case Exception() as lost if lost is LOST:
+                    self._refresh(form["refresh_token"], {})
+                    raise TransportError("the answer was lost", sent=True)
                 case Exception() as error:
                     raise error
                 case dict() as members:
@@ -156,6 +167,9 @@ class TokenService:
 
     def _refresh(self, refresh_token: str, changes: dict[str, Any]) -> Response:
         grant = self._grants.get(refresh_token)
+        replaced_at, again = self._replaced.get(refresh_token, (float("-inf"), {}))
+        if grant is not None and not grant.over and self._clock.time() < replaced_at + self.grace:
+            return _json(again | changes)
         if grant is None or grant.over or refresh_token != grant.refresh_token:
             if grant is not None:
                 grant.over = True
@@ -164,6 +178,7 @@ class TokenService:
         if self.rotation:
             grant.refresh_token = answer["refresh_token"] = f"refresh-{next(self._numbers)}"
             self._grants[grant.refresh_token] = grant
+            self._replaced[refresh_token] = (self._clock.time(), answer)
         if self.id_token_on_refresh:
             answer["id_token"] = self.id_token(**({"sub": grant.sub} | self.id_token_claims))
         return _json(answer | changes)

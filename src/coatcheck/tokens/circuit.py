@@ -68,10 +68,15 @@ class Circuit:
         """Whether requests go one at a time, if at all."""
         return self._in_a_row >= FAILURES_TO_OPEN
 
-    def refusal(self, now: float, who: Hashable = None) -> float | None:
-        """Return for how many seconds a request of *who* has to wait; None when it may `enter` now."""
+    def refusal(self, now: float, who: Hashable = None, *, again: bool = False) -> float | None:
+        """
+        Return for how many seconds a request of *who* has to wait; None when it may `enter` now.
+
+        *again*: it is the one second try of a request whose connection broke. As long as the circuit is not open, that
+        does not wait for the back-off which the first try began.
+        """
         until = self._asked_until
-        if self._concerns(who):
+        if self._concerns(who) and (self.open or not again):
             until = max(until, self._backoff_until)
             if self._probing and now >= until:
                 return _PROBE_PAUSE

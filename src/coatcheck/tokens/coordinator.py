@@ -40,7 +40,7 @@ from coatcheck.tokens.memory import ExpiringMemory
 from coatcheck.tokens.renewal import Outcome, Refused, Renewed, Renewer, renews_inline
 from coatcheck.tokens.store import UserTokenStore
 from coatcheck.tokens.values import User, UserToken, UserTokenRequestParameters
-from coatcheck.tokens.verdicts import Verdict, VerdictKind, no_refresh_token, told
+from coatcheck.tokens.verdicts import NOT_SENT, Verdict, VerdictKind, no_refresh_token, told
 
 _log = logging.getLogger("coatcheck")
 
@@ -97,13 +97,18 @@ class RenewalCoordinator:
             LoginRequired: only the user can help.
             TokenUnavailable, StoreUnavailable: try again later; the session lives on.
         """
+        still_good = self._works(token, parameters)
         if renews_inline(user):
             # The cookie may be behind: what another request renewed waits beside the session.
-            latest = await self._renewer.stored(user, parameters)
+            try:
+                latest = await self._renewer.stored(user, parameters)
+            except StoreUnavailable:
+                if still_good:
+                    return token
+                raise
             if self._is_answer(latest, token, parameters):
                 return latest
-            token = latest
-        still_good = token.state(self._clock.time()) is not TokenState.EXPIRED and not parameters.force_renewal
+            token, still_good = latest, self._works(latest, parameters)
         if token.refresh_token is None:
             if still_good:
                 return token
@@ -236,6 +241,9 @@ class RenewalCoordinator:
         except StoreUnavailable:
             return outcome.token
 
+    def _works(self, token: UserToken, parameters: UserTokenRequestParameters) -> bool:
+        return token.state(self._clock.time()) is not TokenState.EXPIRED and not parameters.force_renewal
+
     def _is_answer(self, latest: UserToken, seen: UserToken, parameters: UserTokenRequestParameters) -> bool:
         if latest.state(self._clock.time()) is not TokenState.FRESH:
             return False
@@ -265,7 +273,8 @@ class RenewalCoordinator:
             if not outcome.personal:
                 self._remember(grant, parameters, seen, outcome.verdict)
             if unheard:
-                _log.warning("a token that still works could not be renewed: %s", outcome.verdict.message)
+                level = logging.DEBUG if outcome.verdict.code == NOT_SENT else logging.WARNING
+                _log.log(level, "a token that still works could not be renewed: %s", outcome.verdict.message)
         return outcome
 
     def _grant(self, parameters: UserTokenRequestParameters, seen: UserToken) -> bytes:

@@ -89,14 +89,16 @@ class TokenEndpoint:
         assertion: ClientAssertion | None = None,
         context: Mapping[str, Any] = NOTHING,
         who: Hashable = None,
+        again: bool = False,
         before_send: BeforeSend = ready,
         deadline: float | None = None,
     ) -> TokenSet:
         """
         Use a refresh token (RFC 6749 6). Without *scope* the grant's own is kept.
 
-        *who* names the grant for `Traffic`. *before_send* is awaited when everything is ready, right before the request
-        leaves; if it raises, nothing does. *deadline*, in seconds from then on, may be shorter than the transport's.
+        *who* names the grant for `Traffic`, *again* a second try. *before_send* is awaited when everything is ready,
+        right before the request leaves; if it raises, nothing does. *deadline*, in seconds from then on, may be shorter
+        than the transport's.
         """
         form = refresh_form(refresh_token, scope=scope, resource=resource or self._resource_of_the_login())
         return await self._tokens(
@@ -104,7 +106,7 @@ class TokenEndpoint:
             extra=extra,
             assertion=assertion,
             context=context,
-            who=who,
+            errand=Errand(self.client.issuer, self.name, "refresh_token", who, again),
             before_send=before_send,
             deadline=deadline,
         )
@@ -171,13 +173,13 @@ class TokenEndpoint:
         assertion: ClientAssertion | None = None,
         context: Mapping[str, Any] = NOTHING,
         parse: ParseTokenResponse = parse_token_response,
-        who: Hashable = None,
+        errand: Errand | None = None,
         before_send: BeforeSend = ready,
         deadline: float | None = None,
     ) -> TokenSet:
         grant = dict(form)["grant_type"]
         try:
-            async with self._in_turn(grant, who):
+            async with self._in_turn(grant, errand):
                 metadata = await self.server.metadata()
                 assertion = assertion or await self._assertion(metadata, context)
                 requested_at = self._clock.time()
@@ -194,11 +196,11 @@ class TokenEndpoint:
         """Tell whether a refresh for *who* would be refused now without asking."""
         return self._traffic.refusal(Errand(self.client.issuer, self.name, "refresh_token", who))
 
-    def _in_turn(self, grant: str, who: Hashable) -> AbstractAsyncContextManager[None]:
+    def _in_turn(self, grant: str, errand: Errand | None) -> AbstractAsyncContextManager[None]:
         """Wait for our turn, or be refused; but a code is good for seconds, and somebody is waiting to be let in."""
         if grant == "authorization_code":
             return nullcontext()
-        return self._traffic.entered(Errand(self.client.issuer, self.name, grant, who))
+        return self._traffic.entered(errand or Errand(self.client.issuer, self.name, grant))
 
     async def _answer(self, request: Request, deadline: float | None) -> Response:
         try:

@@ -95,7 +95,7 @@ class Sender:
         return await self._again(due)
 
     async def _again(self, due: Due) -> TokenSet | InDoubt:
-        sending = _Sending(self, due)
+        sending = _Sending(self, due, again=True)
         try:
             return await self._once(due, sending)
         except TransportError as error:
@@ -117,6 +117,7 @@ class Sender:
                 assertion=parameters.client_assertion,
                 context=parameters.context,
                 who=due.grant,
+                again=sending.again,
                 before_send=sending,
                 # Half a grace for the first sending leaves the other half for the second.
                 deadline=profile.grace / 2 if profile.kind is RotationKind.GRACE else None,
@@ -161,7 +162,8 @@ _ANSWER_SHARE = 0.875
 class _Sending:
     """Stands between a request that is ready and the wire. *begun*: bytes may have left."""
 
-    def __init__(self, sender: Sender, due: Due) -> None:
+    def __init__(self, sender: Sender, due: Due, *, again: bool = False) -> None:
+        self.again = again
         self._sender = sender
         self._due = due
         self._began = sender.now()

@@ -37,12 +37,17 @@ _FROM_WIDE_TO_NARROW = (Reach.ISSUER, Reach.CLIENT, Reach.GRANT_TYPE)
 
 @dataclass(frozen=True, slots=True)
 class Errand:
-    """Where a token request goes, and for *whom*: whatever names the grant or the token that it is about."""
+    """
+    Where a token request goes, and for *whom*: whatever names the grant or the token that it is about.
+
+    *again*: it is the second try of one whose connection broke.
+    """
 
     issuer: str
     registration: str
     grant_type: str
     who: Hashable = field(default=None, repr=False)
+    again: bool = False
 
 
 class Traffic:
@@ -69,7 +74,7 @@ class Traffic:
         now = self._clock.monotonic()
         for key in _keys(errand):
             destination = self._destinations.get(key)
-            wait = destination.circuit.refusal(now, errand.who) if destination is not None else None
+            wait = destination.circuit.refusal(now, errand.who, again=errand.again) if destination is not None else None
             if destination is not None and wait is not None:
                 return TokenUnavailable(
                     f"no token request is made to {errand.issuer} for another {wait:.1f} s, after this: "
