@@ -122,7 +122,8 @@ class TokenEndpoint:
     ) -> TokenSet:
         """Ask for a token of the client's own (RFC 6749 4.4). *who* names it for `Traffic`."""
         form = client_credentials_form(scope=scope, resource=resource or self.client.resource)
-        return await self._tokens(form, extra=extra, context=context, who=who)
+        errand = Errand(self.client.issuer, self.name, "client_credentials", who)
+        return await self._tokens(form, extra=extra, context=context, errand=errand)
 
     async def exchange(
         self,
