@@ -94,6 +94,10 @@ class TCPFault:
         """Let everything pass, each piece *seconds* later, either way."""
         self._do(self._enter, "pass", seconds)
 
+    def lead_to(self, port: int, host: str = _HOST) -> None:
+        """Take new connections to another server, as an address does after a failover. Those that live stay."""
+        self._server = (host, port)
+
     def _do(self, act: Callable[..., object], *arguments: object) -> None:
         async def run() -> None:
             done = act(*arguments)

@@ -142,6 +142,18 @@ def test_a_delay_holds_each_piece_up(fault: TCPFault) -> None:
         assert time.monotonic() - begun < 0.05
 
 
+def test_new_connections_may_lead_to_another_server(echo: Echo, fault: TCPFault) -> None:
+    other = Echo()
+    with connected(fault) as old:
+        assert ask(old, b"one") == b"ONE"
+        fault.lead_to(other.port)
+        with connected(fault) as new:
+            assert ask(new, b"two") == b"TWO"
+        assert ask(old, b"three") == b"THREE"
+    assert (echo.got, other.got) == ([b"one", b"three"], [b"two"])
+    other.close()
+
+
 def test_a_server_that_is_not_there_resets() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

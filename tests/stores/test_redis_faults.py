@@ -19,7 +19,7 @@ from coatcheck.sessions import ReplacePart, Touch
 from tests.rig.tcp_fault import TCPFault
 from tests.rig.valkey import Valkey
 from tests.sessions.samples import NOW
-from tests.stores.redis_samples import HOLDER, KEY, PATIENCE, USES, impatient, row, use_everything
+from tests.stores.redis_samples import HOLDER, KEY, PATIENCE, USES, behind_its_back, impatient, row, use_everything
 
 
 @contextmanager
@@ -100,6 +100,37 @@ async def test_a_restart_ends_subscriptions_and_the_next_one_works() -> None:
             async with store.subscribe("news") as messages:
                 await store.publish("news", b"again")
                 assert await anext(messages) == b"again"
+
+
+@pytest.mark.spec("REF-28")
+async def test_after_a_failover_the_next_use_finds_the_new_primary() -> None:
+    """The old one is a replica now and refuses; our connections to it live, and the address leads to the other."""
+    at_once = ("--repl-diskless-sync-delay", "0")
+    with (
+        Valkey.start(settings=at_once) as old,
+        Valkey.start(settings=("--replicaof", old.host, str(old.port))) as new,
+        TCPFault.before(old.port) as fault,
+    ):
+        async with (
+            impatient(old.url_at(fault.port), patience=timedelta(seconds=2)) as store,
+            behind_its_back(old.url) as at_old,
+            behind_its_back(new.url) as at_new,
+        ):
+            session = row()
+            await store.create(session)
+            await asyncio.gather(*(store.acquire(bytes([n]) * 32, HOLDER, seconds=30) for n in range(5)))
+            await store.add(KEY, b"value", until=NOW)
+            value = (await at_old.keys("*:value"))[0]
+            while not await at_new.exists(value):
+                await asyncio.sleep(0.02)
+            await at_new.execute_command("REPLICAOF", "NO", "ONE")
+            await at_old.execute_command("REPLICAOF", new.host, new.port)
+            fault.lead_to(new.port)
+            await store.update(session.key, ReplacePart("tokens", b"at the new one", 1))
+            assert await store.discard(KEY)  # even what is never sent twice: the old one did not do it
+            after = await store.load(session.key)
+            assert after is not None
+            assert after.tokens == b"at the new one"
 
 
 # A network that fails

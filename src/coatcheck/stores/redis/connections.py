@@ -127,6 +127,8 @@ class Connections:
             async with asyncio.timeout_at(until or asyncio.get_running_loop().time() + self.operation_timeout):
                 try:
                     return await attempt()
+                except ReadOnlyError:
+                    return await attempt()  # whatever it was, it was not done
                 except ConnectionError as error:
                     if not repeat or isinstance(error, _NOT_THE_CONNECTION):
                         raise
@@ -149,6 +151,11 @@ class Connections:
                 await connection.send_command(*words)
                 answer: Answer = await connection.read_response()
                 return answer
+            except ReadOnlyError:
+                # A failover has made a replica of the server, and by now the address may lead to the new primary.
+                await connection.disconnect()
+                await self._pool.disconnect(inuse_connections=False)
+                raise
             finally:
                 await self._pool.release(connection)
 
