@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 
@@ -57,25 +57,26 @@ async def acquire_at_once(dsn: str, key: bytes, times: int) -> int:
 
 
 async def increment(dsn: str, key: bytes, times: int) -> int:
-    """Add one to the number in a value, again and again: read, compare, swap."""
     async with opened(dsn) as store:
-        for _ in range(times):
-            while True:
-                stored = await store.get(key)
-                assert stored is not None
-                try:
-                    number = b"%d" % (int(stored.value) + 1)
-                    await store.replace(key, number, version=stored.version, until=4e9)
-                    break
-                except StaleVersion:
-                    continue
+        await count(store, key, times)
     return times
+
+
+async def count(store: PostgreSQLStore, key: bytes, times: int) -> None:
+    """Add one to the number in a value, again and again: read, compare, swap."""
+    done = 0
+    while done < times:
+        stored = await store.get(key)
+        assert stored is not None
+        with suppress(StaleVersion):
+            await store.replace(key, b"%d" % (int(stored.value) + 1), version=stored.version, until=4e9)
+            done += 1
 
 
 if __name__ == "__main__":
     # `postgresql_samples.py acquire|increment DSN KEY TIMES`: says when it is ready, waits for a line, prints a number.
-    what, address, key_hex, count = sys.argv[1:]
+    what, address, key_hex, how_often = sys.argv[1:]
     print("ready", flush=True)
     sys.stdin.readline()
     work = {"acquire": acquire_at_once, "increment": increment}[what]
-    print(asyncio.run(work(address, bytes.fromhex(key_hex), int(count))), flush=True)
+    print(asyncio.run(work(address, bytes.fromhex(key_hex), int(how_often))), flush=True)
