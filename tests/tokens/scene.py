@@ -73,14 +73,15 @@ class Scene:
             )
         else:
             self.replace_session_store(MemoryStore(self.clock))
-        self._arguments: dict[str, Any] = {
+        ours: dict[str, Any] = {
             "client": CLIENT,
             "send": self.service,
             "clock": self.clock,
             "pause": self._pause,
             "coordination": self.coordination,
             "keys": self.keys,
-        } | tokens_arguments
+        }
+        self._arguments: dict[str, Any] = ours | tokens_arguments
         self.tokens = Tokens(**self._arguments)
 
     def replace_session_store(self, store: SessionStore) -> None:
@@ -89,7 +90,8 @@ class Scene:
 
     def other_process(self, **arguments: Any) -> Tokens:
         """Return tokens as another process has them: they share the stores, and nothing else."""
-        return Tokens(**(self._arguments | {"store": self.tokens.store} | arguments))
+        own: dict[str, Any] = self._arguments | {"store": self.tokens.store} | arguments
+        return Tokens(**own)
 
     async def _pause(self, seconds: float) -> None:
         self.pauses.append(seconds)

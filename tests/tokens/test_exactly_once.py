@@ -202,7 +202,7 @@ async def test_killed_before_the_mark_always_survives(kind: str) -> None:
     for client in (STRICT, NONE, GRACE):
         scene = scene_of(kind, client=client)
         browser = await expired(scene)
-        await Process(scene, stops_at="lease_held").stand_still(browser)
+        _ = await Process(scene, stops_at="lease_held").stand_still(browser)
         scene.clock.forward(LEASE_RUNS_OUT)
         token = await scene.tokens.user_token(await browser.request())
         assert token.state(scene.clock.time()) is TokenState.FRESH
@@ -214,7 +214,7 @@ async def test_killed_before_the_mark_always_survives(kind: str) -> None:
 async def test_killed_after_the_mark_a_strict_provider_costs_one_clean_login(kind: str, point: str) -> None:
     scene = scene_of(kind, client=STRICT)
     browser = await expired(scene)
-    await Process(scene, stops_at=point).stand_still(browser)
+    _ = await Process(scene, stops_at=point).stand_still(browser)
     scene.clock.forward(LEASE_RUNS_OUT)
     user = await browser.request()
     with pytest.raises(LoginRequired) as caught:
@@ -235,7 +235,7 @@ async def test_killed_after_the_mark_another_sending_saves_the_session_where_it_
     scene = scene_of(kind, client=client)
     scene.service.rotation, scene.service.grace = client is GRACE, 10.0
     browser = await expired(scene)
-    await Process(scene, stops_at=point).stand_still(browser)
+    _ = await Process(scene, stops_at=point).stand_still(browser)
     scene.clock.forward(timedelta(seconds=6))
     token = await scene.tokens.user_token(await browser.request())
     assert token.state(scene.clock.time()) is TokenState.FRESH
@@ -249,7 +249,7 @@ async def test_after_the_grace_nothing_is_sent_again(kind: str) -> None:
     scene = scene_of(kind, client=GRACE)
     scene.service.grace = 10.0
     browser = await expired(scene)
-    await Process(scene, stops_at="answered").stand_still(browser)
+    _ = await Process(scene, stops_at="answered").stand_still(browser)
     scene.clock.forward(timedelta(seconds=11))
     with pytest.raises(LoginRequired) as caught:
         await scene.tokens.user_token(await browser.request())
@@ -262,7 +262,7 @@ async def test_killed_after_the_write_nothing_is_sent_again(kind: str) -> None:
     for client in (STRICT, NONE, GRACE):
         scene = scene_of(kind, client=client)
         browser = await expired(scene)
-        await Process(scene, stops_at="written").stand_still(browser)
+        _ = await Process(scene, stops_at="written").stand_still(browser)
         token = await scene.tokens.user_token(await browser.request())
         assert token.state(scene.clock.time()) is TokenState.FRESH
         assert scene.service.refreshes == 1
@@ -276,7 +276,7 @@ async def test_a_mark_that_a_dead_holder_left_on_a_kept_refresh_token_says_nothi
     scene = scene_of(kind, client=STRICT)
     scene.service.rotation = False
     browser = await expired(scene)
-    await Process(scene, stops_at="written").stand_still(browser)
+    _ = await Process(scene, stops_at="written").stand_still(browser)
     scene.clock.forward(LIFETIME)
     token = await scene.tokens.user_token(await browser.request())
     assert token.state(scene.clock.time()) is TokenState.FRESH
@@ -502,18 +502,19 @@ async def test_without_the_coordination_store_nothing_is_sent_and_nobody_is_logg
 @pytest.mark.spec("REF-26")
 async def test_a_mark_that_cannot_be_written_is_no_sending(kind: str) -> None:
     scene = scene_of(kind, client=STRICT, coordination=Away)
-    assert isinstance(scene.coordination, Away)
+    store = scene.coordination
+    assert isinstance(store, Away)
     browser = await expired(scene)
 
     async def checkpoint(name: str) -> None:
         if name == "renewal.lease_held":
-            scene.coordination.away = True
+            store.away = True
 
     ours = scene.other_process(checkpoints=checkpoint)
     with pytest.raises(StoreUnavailable):
         await ours.user_token(await browser.request())
     assert scene.service.refreshes == 0
-    scene.coordination.away = False
+    store.away = False
     scene.clock.forward(LEASE_RUNS_OUT)
     token = await scene.tokens.user_token(await browser.request())
     assert token.state(scene.clock.time()) is TokenState.FRESH
