@@ -23,7 +23,7 @@ import pytest
 from coatcheck.errors import ConfigurationError, LoginRequired, OAuthError, TokenUnavailable, TransportError
 from coatcheck.oauth.messages import Request, Response
 from coatcheck.sessions import new_key
-from coatcheck.stores import SQLiteStore
+from coatcheck.stores import PostgreSQLStore, RedisStore, SQLiteStore
 from coatcheck.tokens import BlockingTokens, SharedUserTokenStore, Tokens, User, UserToken, UserTokenRequestParameters
 from tests.loopback import answering, serving
 from tests.testing.clocks import HandClock
@@ -32,7 +32,6 @@ from tests.tokens.token_service import ISSUER, TokenService, error
 
 ALICE = User(ISSUER, "alice")
 FORCED = UserTokenRequestParameters(force_renewal=True)
-THREAD = "coatcheck-tokens"
 
 
 @dataclass
@@ -87,11 +86,16 @@ class Tool:
         return self.store.rows[ALICE.iss, ALICE.sub, "default"]
 
 
+def running_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "coatcheck-tokens"}
+
+
 @pytest.fixture
 def tool() -> Iterator[Tool]:
-    """A tool; afterwards no thread of ours is left."""
+    """A tool; afterwards no thread of its tokens is left."""
+    before = running_threads()
     yield Tool()
-    assert THREAD not in {thread.name for thread in threading.enumerate()}
+    assert running_threads() <= before
 
 
 def test_it_is_built_like_the_asynchronous_one() -> None:
@@ -258,9 +262,10 @@ def test_use_after_closing_says_so(tool: Tool) -> None:
 
 
 def test_what_is_no_longer_referred_to_ends_its_thread(tool: Tool) -> None:
+    before = running_threads()
     tokens = tool.tokens()
     tool.log_in(tokens)
-    (thread,) = (thread for thread in threading.enumerate() if thread.name == THREAD)
+    (thread,) = running_threads() - before
     del tokens
     gc.collect()
     thread.join(30)
@@ -305,6 +310,45 @@ def test_closing_closes_what_its_event_loop_had_opened(tool: Tool, tmp_path: Pat
     assert set(threading.enumerate()) <= threads
     with tool.tokens(**arguments) as again:
         assert again.user_token(ALICE) == renewed
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "valkey"])
+def open_store(request: pytest.FixtureRequest, tmp_path: Path, tool: Tool) -> Callable[[], Any]:
+    """Open one more store on the same data, as another process does."""
+    match request.param:
+        case "sqlite":
+            return lambda: SQLiteStore(tmp_path / "grants.db", clock=tool.clock)
+        case "postgresql":
+            dsn = request.getfixturevalue("postgresql").fresh_database()
+            return lambda: PostgreSQLStore(dsn, clock=tool.clock)
+        case _:
+            url = request.getfixturevalue("valkey").fresh_url()
+            return lambda: RedisStore(url, clock=tool.clock)
+
+
+@pytest.mark.spec("REF-02", "REF-29")
+def test_event_loops_that_share_a_grant_renew_it_once_over_each_store(
+    tool: Tool, open_store: Callable[[], Any]
+) -> None:
+    keys = [new_key()]
+
+    def process() -> BlockingTokens:
+        database = open_store()
+        shared = SharedUserTokenStore(database, keys, clock=tool.clock)
+        return tool.tokens(store=shared, coordination=database, keys=keys)
+
+    with process() as one, process() as two, process() as three, ThreadPoolExecutor(6) as threads:
+        expired = tool.log_in(one)
+        tool.clock.forward(LIFETIME)
+        tool.gate.arrived.clear()
+        tool.gate.released.clear()
+        asking = [threads.submit(tokens.user_token, ALICE) for tokens in (one, two, three) * 2]
+        assert tool.gate.arrived.wait(30)
+        tool.gate.released.set()
+        answers = {answer.result(30) for answer in asking}
+    assert tool.service.refreshes == 1
+    (renewed,) = answers
+    assert renewed.access_token != expired.access_token
 
 
 @pytest.mark.spec("OAU-31")
@@ -390,7 +434,7 @@ tokens.store_login(ALICE, UserToken.from_refresh_token("first"))
 
 def ran(code: str, folder: Path) -> str:
     """Run a program that ends by itself, silently on standard error."""
-    command = [sys.executable, "-X", "dev", "-W", "ignore::ResourceWarning", "-c", PROGRAM + code]
+    command = [sys.executable, "-X", "dev", "-c", PROGRAM + code]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
     assert done.stderr == ""
     assert done.returncode == 0
@@ -401,12 +445,15 @@ def test_a_program_that_closes_nothing_ends_all_the_same(tmp_path: Path) -> None
     assert ran("print(tokens.user_token(ALICE).access_token)", tmp_path).startswith("access-")
 
 
-def test_a_renewal_under_way_at_the_end_of_a_program_is_written(tmp_path: Path) -> None:
+@pytest.mark.spec("REF-07")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_renewal_under_way_at_the_end_of_a_program_is_written(name: str, tmp_path: Path) -> None:
     """Whoever waited for it was interrupted, and nobody closed."""
     ran(
-        """
+        f"""
 delay = 0.5
-threading.Thread(target=lambda: (sent.wait(), os.kill(os.getpid(), signal.SIGINT)), daemon=True).start()
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+threading.Thread(target=lambda: (sent.wait(), os.kill(os.getpid(), signal.{name})), daemon=True).start()
 try:
     tokens.user_token(ALICE)
 except KeyboardInterrupt:

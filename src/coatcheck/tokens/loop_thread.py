@@ -115,6 +115,8 @@ def _at_exit() -> None:
     for each in mine:
         try:
             each.join(_EXIT_SECONDS)
+        except KeyboardInterrupt:
+            return  # somebody insists
         except Exception as error:
             _log.warning("tokens that nobody closed could not be closed at the end: %s", type(error).__name__)
 
