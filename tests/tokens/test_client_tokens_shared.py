@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from coatcheck.errors import StoreUnavailable, TokenUnavailable
 from coatcheck.oauth.client import Client
 from coatcheck.oauth.messages import Response
 from coatcheck.sessions.seal import new_key
-from coatcheck.stores import MemoryStore
+from coatcheck.stores import MemoryStore, SQLiteStore
 from coatcheck.tokens import ClientToken, Tokens
 from tests.testing.clocks import HandClock
 from tests.tokens.scene import CLIENT, LIFETIME, STALE
@@ -74,14 +76,13 @@ class Deployment:
         self.store = WatchedStore(self.clock)
 
     def process(self, client: Client = CLIENT, *, keys: list[str] | None = None, **arguments: Any) -> Tokens:
-        return Tokens(
-            client,
-            coordination=self.store,
-            keys=keys or [KEY],
-            clock=self.clock,
-            send=self.service,
-            **arguments,
-        )
+        common: dict[str, Any] = {
+            "coordination": self.store,
+            "keys": keys or [KEY],
+            "clock": self.clock,
+            "send": self.service,
+        }
+        return Tokens(client, **(common | arguments))
 
     @property
     def fetches(self) -> int:
@@ -99,6 +100,35 @@ async def test_processes_that_ask_together_cost_one_request() -> None:
     tokens = await ask(processes * 10)
     assert len({token.access_token for token in tokens}) == 1
     assert deployment.fetches == 1
+
+
+@pytest.mark.spec("CCT-02")
+async def test_processes_that_meet_in_a_database_cost_one_request(tmp_path: Path) -> None:
+    deployment = Deployment()
+    async with AsyncExitStack() as closing:
+        processes = []
+        for _ in range(4):
+            store = SQLiteStore(tmp_path / "store.db", clock=deployment.clock)
+            closing.push_async_callback(store.aclose)
+            processes.append(deployment.process(coordination=store))
+        async with deployment.service.held() as gate:
+            asking = asyncio.ensure_future(ask(processes * 5))
+            await gate.arrived.wait()
+            gate.released.set()
+            tokens = await asking
+        (refused,) = set(tokens)
+        (replaced,) = set(await ask(processes, refused=refused.access_token))
+    assert replaced != refused
+    assert deployment.fetches == 2
+
+
+@pytest.mark.spec("CCT-02")
+async def test_a_token_too_large_for_the_store_is_each_process_own() -> None:
+    deployment = Deployment()
+    deployment.service.answers.extend({"access_token": letter * 65_536} for letter in "ab")
+    first, second = deployment.process(), deployment.process()
+    assert await first.client_token() != await second.client_token()
+    assert await first.client_token() is await first.client_token()
 
 
 @pytest.mark.spec("CCT-02")

@@ -39,6 +39,7 @@ _BEAT_SECONDS = 1.5
 _SHORTEST_LOOK = 0.005
 _LONGEST_LOOK = 0.02
 _AWAY_SECONDS = 5.0
+_LARGEST_VALUE = 64 * 1024
 
 
 class Coordination(LeaseStore, ExpiringStore, Protocol):
@@ -211,6 +212,8 @@ class SharedClientTokens:
         if until <= self._clock.time():
             return
         sealed = self._keys.seal(value, purpose=purpose, aad=(name,))
+        if len(sealed) > _LARGEST_VALUE:
+            return  # each process fetches its own
         if not await self._store.add(name, sealed, until=until):
             held = await self._store.get(name)
             with suppress(StaleVersion):  # somebody else has just left one
