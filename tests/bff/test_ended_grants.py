@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from coatcheck.bff.answers import json_answer
-from coatcheck.bff.who import api_user
+from coatcheck.bff.who import api_user, page_user
 from coatcheck.errors import InvalidGrant
 from coatcheck.tokens.verdicts import judge
 from tests.bff.world import session_cookie, world
@@ -53,6 +53,50 @@ def test_a_handler_that_meets_an_ended_grant_ends_the_session() -> None:
         assert browser.fetch("/mine").headers["coatcheck-error"] == "session_ended"
         assert w.sessions() == 0
         assert session_cookie(browser) is None
+
+
+@pytest.mark.spec("REF-10")
+@pytest.mark.parametrize("store", ["memory", "cookie"])
+def test_a_call_whose_renewal_was_lost_ends_the_session(store: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The answer to a refresh is lost, and a second use would be taken for theft: one new login, and it says why."""
+    with EchoAPI.serve() as api, world(**({"sessions": "cookie"} if store == "cookie" else {})) as w:
+        w.bff.remote_api("/api/orders", api.url)
+        browser = w.logged_in()
+        before = w.sessions()
+        w.advance(LONGER_THAN_A_TOKEN)
+        w.provider.drop("token", grant_type="refresh_token", after=True)
+
+        refused = browser.fetch("/api/orders")
+        assert (refused.status_code, refused.headers["coatcheck-error"]) == (401, "renewal_lost")
+        assert refused.json()["login_url"] == "/bff/login"
+        assert session_cookie(browser) is None
+        assert w.provider.count("token", grant_type="refresh_token") == 1
+        if store == "memory":
+            assert w.sessions() == before - 1
+        (line,) = [record for record in caplog.records if record.getMessage().startswith("renewal_lost (401): ")]
+        assert line.levelname == "WARNING"
+        assert "set rotation to" in line.getMessage()
+
+
+@pytest.mark.spec("REF-10")
+def test_a_page_whose_renewal_was_lost_comes_back_by_a_login_and_leaves_a_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with world() as w:
+
+        async def page(scope: Any, receive: Any, send: Any) -> None:
+            token = await w.bff.tokens.user_token(await page_user(scope))
+            await json_answer(token.token_type.encode())(scope, receive, send)
+
+        browser = w.logged_in()
+        w.serve(w.bff.wrap(page))
+        w.advance(LONGER_THAN_A_TOKEN)
+        w.provider.drop("token", grant_type="refresh_token", after=True)
+        assert browser.navigate("/orders").text == "Bearer", "after a login that nobody saw"
+        assert "/bff/login" in [answer.url.path for answer in browser.history]
+        assert w.sessions() == 1
+        assert w.provider.count("token", grant_type="refresh_token") == 1
+        assert sum(record.getMessage().startswith("renewal_lost (401): ") for record in caplog.records) == 1
 
 
 def test_the_end_of_another_registrations_grant_does_not_mean_the_session() -> None:

@@ -19,7 +19,7 @@ from coatcheck.bff.answers import Answer, AnswerInstead, ASGIApp, Receive, Scope
 from coatcheck.bff.current import SCOPE_KEY, CurrentRequest
 from coatcheck.bff.gate import keep_to_loopback, refuse_two_readings
 from coatcheck.bff.paths import RouteTable, canonical_path
-from coatcheck.bff.problems import SESSION_ENDED, Problem, Send, log_problem, logger, problem, problem_for
+from coatcheck.bff.problems import ENDS_THE_SESSION, EXPECTED, Problem, Send, log_problem, logger, problem, problem_for
 from coatcheck.bff.proxy import RemoteAPI
 from coatcheck.bff.refusals import Refused
 from coatcheck.bff.settings import Settings
@@ -37,7 +37,7 @@ from coatcheck.sessions.sessions import Sessions
 ANSWERED_ERRORS = (LoginRequired, SessionGone, TokenUnavailable, StoreUnavailable, UnknownSealKey, AnswerInstead)
 """What a handler may let escape: each has its answer. Everything else is the application's own business."""
 
-_LOGIN_HELPS = frozenset({"session_missing", "session_expired", "session_ended"})
+_LOGIN_HELPS = frozenset({"session_missing", "session_expired", *ENDS_THE_SESSION})
 
 
 class EndpointHandler(Protocol):
@@ -179,19 +179,19 @@ async def answer_for(error: BaseException, current: CurrentRequest) -> Answer:
         return error.answer
     if not isinstance(error, CoatcheckError):
         raise error
-    if isinstance(error, LoginRequired) and error.code == SESSION_ENDED:
+    if isinstance(error, LoginRequired) and error.code in ENDS_THE_SESSION:
         await current.end_session()
-    if current.is_page and isinstance(error, LoginRequired) and error.code in _LOGIN_HELPS:
-        return to_login(current)
+    to_a_login = current.is_page and isinstance(error, LoginRequired) and error.code in _LOGIN_HELPS
     login_url = current.settings.login_path if isinstance(error, LoginRequired | SessionGone) else None
     refusal = problem_for(error, login_url=login_url)
-    log_problem(
-        refusal,
-        cause=f"{current.method} {current.path}: {error}.",
-        remedy=_REMEDIES.get(refusal.code, ""),
-        trace_id=current.trace_id,
-    )
-    return problem_answer(refusal, trace_id=current.trace_id)
+    if not (to_a_login and refusal.code in EXPECTED):
+        log_problem(
+            refusal,
+            cause=f"{current.method} {current.path}: {error}.",
+            remedy=_REMEDIES.get(refusal.code, ""),
+            trace_id=current.trace_id,
+        )
+    return to_login(current) if to_a_login else problem_answer(refusal, trace_id=current.trace_id)
 
 
 _REMEDIES = {

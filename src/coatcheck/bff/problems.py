@@ -29,14 +29,15 @@ logger = logging.getLogger("coatcheck")
 ERROR_HEADER = b"coatcheck-error"
 """Names the code of a refusal that is ours. An answer relayed from a remote API never carries it."""
 
-SESSION_ENDED = "session_ended"
-"""The authorization server has ended what the session stands on: the session goes, too."""
+ENDS_THE_SESSION = frozenset({"session_ended", "renewal_lost"})
+"""What the session stands on is over, or lost: the session goes, too."""
 
 CODES: Mapping[str, tuple[int, str]] = {
     # the caller needs a login
     "session_missing": (401, "A login is required"),
     "session_expired": (401, "The session has expired"),
     "session_ended": (401, "The session has ended"),
+    "renewal_lost": (401, "The session could not be continued"),
     "login_required": (401, "The authorization server asks for a new login"),
     "token_expired_no_refresh_token": (401, "The access token has expired and cannot be renewed"),
     "step_up_required": (401, "A stronger login is required"),

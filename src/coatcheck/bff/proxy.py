@@ -24,7 +24,7 @@ from coatcheck.bff.forwarder import (
 )
 from coatcheck.bff.headers import HeaderRefused, RequestHeaderFilter, RequestHeaders
 from coatcheck.bff.paths import canonical_path, carries_token, forwardable_query
-from coatcheck.bff.problems import SESSION_ENDED, log_problem, problem, send_problem
+from coatcheck.bff.problems import ENDS_THE_SESSION, log_problem, problem, send_problem
 from coatcheck.bff.public_url import is_loopback
 from coatcheck.bff.relay import AnswerCutShort, BodyNotDelivered, BrowserLeft, Outgoing, Receive, Send, relay
 from coatcheck.errors import ConfigurationError, StoreUnavailable, UnknownSealKey
@@ -108,7 +108,7 @@ class RemoteAPI:
         try:
             await self._forward(scope, receive, send, current)
         except CallRefused as refused:
-            if refused.problem.code == SESSION_ENDED:
+            if refused.problem.code in ENDS_THE_SESSION:
                 await current.end_session()
             await self._refuse(refused, send, current)
         except UpstreamError as error:
