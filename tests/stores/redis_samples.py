@@ -9,12 +9,13 @@ from datetime import timedelta
 
 from redis.asyncio import Redis
 
-from coatcheck.clock import SYSTEM_CLOCK, Clock
+from coatcheck.clock import Clock
 from coatcheck.coordination import SentMark
 from coatcheck.errors import LeaseLost, SessionGone, StaleVersion
 from coatcheck.sessions import SessionRow, Touch
 from coatcheck.stores import RedisStore
 from tests.sessions.samples import HOUR, NOW
+from tests.testing.clocks import HandClock
 
 KEY, HOLDER = bytes(range(32)), bytes(range(16))
 
@@ -40,9 +41,9 @@ def row(*, now: float = NOW, sub_key: bytes | None = None, sid_key: bytes | None
 
 
 @asynccontextmanager
-async def opened(url: str, clock: Clock = SYSTEM_CLOCK, *, connections: int = 16) -> AsyncIterator[RedisStore]:
-    """A store, closed at the end."""
-    store = RedisStore(url, clock, max_connections=connections)
+async def opened(url: str, clock: Clock | None = None, *, connections: int = 16) -> AsyncIterator[RedisStore]:
+    """A store at NOW, closed at the end."""
+    store = RedisStore(url, clock or HandClock(NOW), max_connections=connections)
     try:
         yield store
     finally:
@@ -52,7 +53,8 @@ async def opened(url: str, clock: Clock = SYSTEM_CLOCK, *, connections: int = 16
 @asynccontextmanager
 async def impatient(url: str, *, connections: int = 16, patience: timedelta = PATIENCE) -> AsyncIterator[RedisStore]:
     """A store that gives up early, so that a test of a hang is over soon."""
-    store = RedisStore(url, connect_timeout=patience, operation_timeout=patience, max_connections=connections)
+    clock = HandClock(NOW)
+    store = RedisStore(url, clock, connect_timeout=patience, operation_timeout=patience, max_connections=connections)
     try:
         yield store
     finally:
@@ -77,12 +79,12 @@ USES: list[Callable[[RedisStore], Awaitable[object]]] = [
     lambda store: store.find("abcdefgh", [KEY]),
     lambda store: store.revoke("abcdefgh", [KEY]),
     lambda store: store.acquire(KEY, HOLDER, seconds=5),
-    lambda store: store.mark_sent(KEY, HOLDER, SentMark(NOW), seconds=5, until=NOW),
+    lambda store: store.mark_sent(KEY, HOLDER, SentMark(NOW), seconds=5, until=NOW + 60),
     lambda store: store.extend(KEY, HOLDER, seconds=5),
     lambda store: store.release(KEY, HOLDER, mark=None),
-    lambda store: store.add(KEY, b"value", until=NOW),
+    lambda store: store.add(KEY, b"value", until=NOW + 60),
     lambda store: store.get(KEY),
-    lambda store: store.replace(KEY, b"value", version=1, until=NOW),
+    lambda store: store.replace(KEY, b"value", version=1, until=NOW + 60),
     lambda store: store.discard(KEY),
     lambda store: store.publish("news", b"message"),
     lambda store: store.subscribe("news").__aenter__(),

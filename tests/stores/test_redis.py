@@ -85,7 +85,7 @@ def test_it_keeps_the_rule_of_a_notifier(check: Check, valkey: Valkey) -> None:
 @pytest.mark.spec("LOG-01", "SES-02")
 async def test_no_secret_and_no_name_is_on_the_server(valkey: Valkey) -> None:
     url = valkey.fresh_url()
-    sessions, browser = server_side(RedisStore(url)), Browser()
+    sessions, browser = server_side(RedisStore(url, HandClock(NOW))), Browser()
     handle = await log_in(
         sessions,
         browser,
@@ -107,7 +107,7 @@ async def test_no_secret_and_no_name_is_on_the_server(valkey: Valkey) -> None:
 @pytest.mark.spec("STO-12")
 async def test_every_key_has_the_name_of_the_package_one_hash_tag_and_an_end(valkey: Valkey) -> None:
     url = valkey.fresh_url()
-    async with opened(url, HandClock(NOW)) as store, behind_its_back(url) as client:
+    async with opened(url) as store, behind_its_back(url) as client:
         await store.create(row(sid_key=bytes(32)))
         await store.add(bytes(32), b"value", until=NOW + 60)
         await store.acquire(bytes(32), bytes(16), seconds=5)
@@ -147,7 +147,7 @@ async def test_a_node_whose_clock_is_ahead_does_not_shorten_a_session(valkey: Va
     url = valkey.fresh_url()
     session = row()
     async with (
-        opened(url, HandClock(NOW)) as right,
+        opened(url) as right,
         opened(url, HandClock(NOW + 2 * HOUR)) as ahead,
         behind_its_back(url) as client,
     ):
@@ -225,7 +225,7 @@ async def test_a_session_in_another_format_is_a_fault_and_no_absence(write: byte
 
 
 async def test_two_event_loops_share_one_store(valkey: Valkey) -> None:
-    store, session = RedisStore(valkey.fresh_url()), row(size=10)
+    store, session = RedisStore(valkey.fresh_url(), HandClock(NOW)), row(size=10)
     await store.create(session)
 
     async def elsewhere() -> None:
@@ -242,7 +242,7 @@ async def test_two_event_loops_share_one_store(valkey: Valkey) -> None:
 
 
 async def test_after_closing_the_next_use_opens_it_again(valkey: Valkey) -> None:
-    store, session = RedisStore(valkey.fresh_url()), row()
+    store, session = RedisStore(valkey.fresh_url(), HandClock(NOW)), row()
     await store.create(session)
     await store.aclose()
     await store.aclose()
@@ -327,7 +327,7 @@ async def test_a_server_that_may_drop_sessions_is_named_once(caplog: pytest.LogC
 
 
 async def test_a_stale_replacement_of_a_value_says_so(valkey: Valkey) -> None:
-    async with opened(valkey.fresh_url(), HandClock(NOW)) as store:
+    async with opened(valkey.fresh_url()) as store:
         with pytest.raises(StaleVersion):
             await store.replace(bytes(32), b"value", version=1, until=NOW + 60)
 

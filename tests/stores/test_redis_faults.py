@@ -46,9 +46,9 @@ async def test_after_a_restart_the_next_use_works_and_everything_is_there() -> N
         async with impatient(server.url, patience=timedelta(seconds=2)) as store:
             session, key, holder = row(), secrets.token_bytes(32), secrets.token_bytes(16)
             await store.create(session)
-            await store.add(key, b"value", until=time.time() + 60)
+            await store.add(key, b"value", until=NOW + 60)
             await store.acquire(key, holder, seconds=60)
-            await store.mark_sent(key, holder, SentMark(NOW), seconds=1, until=time.time() + 60)
+            await store.mark_sent(key, holder, SentMark(NOW), seconds=1, until=NOW + 60)
             server.kill()
             with pytest.raises(StoreUnavailable, match=rf"127\.0\.0\.1:{server.port} does not answer"):
                 await store.load(session.key)
@@ -83,7 +83,7 @@ async def test_a_restart_between_two_uses_is_not_noticed() -> None:
         async with impatient(server.url, patience=timedelta(seconds=2)) as store:
             session = row()
             await store.create(session)
-            await store.add(KEY, b"value", until=time.time() + 60)
+            await store.add(KEY, b"value", until=NOW + 60)
             await asyncio.to_thread(server.restart)
             assert await store.delete(session.key) == session
             assert await store.discard(KEY)
@@ -119,7 +119,7 @@ async def test_after_a_failover_the_next_use_finds_the_new_primary() -> None:
             session = row()
             await store.create(session)
             await asyncio.gather(*(store.acquire(bytes([n]) * 32, HOLDER, seconds=30) for n in range(5)))
-            await store.add(KEY, b"value", until=NOW)
+            await store.add(KEY, b"value", until=NOW + 60)
             value = (await at_old.keys("*:value"))[0]
             while not await at_new.exists(value):
                 await asyncio.sleep(0.02)
@@ -237,9 +237,9 @@ async def test_a_write_whose_answer_is_lost_succeeds_and_is_done_once(valkey: Va
                 session, tokens=b"renewed", tokens_version=2, claims=b"new claims", claims_version=2, seen_at=NOW + 60
             )
             fault.cut_answers(times=1)
-            assert await store.add(KEY, b"value", until=NOW)
+            assert await store.add(KEY, b"value", until=NOW + 60)
             fault.cut_answers(times=1)
-            await store.replace(KEY, b"new value", version=1, until=NOW)
+            await store.replace(KEY, b"new value", version=1, until=NOW + 60)
             value = await store.get(KEY)
             assert value is not None
             assert (value.value, value.version) == (b"new value", 2)
@@ -253,7 +253,7 @@ async def test_a_lease_whose_answers_are_lost_is_had_all_the_same(valkey: Valkey
             fault.cut_answers(times=1)
             assert await store.acquire(KEY, HOLDER, seconds=30) is not None
             fault.cut_answers(times=1)
-            await store.mark_sent(KEY, HOLDER, SentMark(NOW), seconds=30, until=time.time() + 60)
+            await store.mark_sent(KEY, HOLDER, SentMark(NOW), seconds=30, until=NOW + 60)
             fault.cut_answers(times=1)
             await store.extend(KEY, HOLDER, seconds=30)
             fault.cut_answers(times=1)
@@ -272,20 +272,20 @@ async def test_a_stale_write_stays_stale_when_its_answer_is_lost(valkey: Valkey)
             await use_everything(store)
             session = row()
             await store.create(session)
-            await store.add(KEY, b"value", until=NOW)
+            await store.add(KEY, b"value", until=NOW + 60)
             await other.update(session.key, ReplacePart("tokens", b"same", 1))
-            await other.replace(KEY, b"same", version=1, until=NOW)
+            await other.replace(KEY, b"same", version=1, until=NOW + 60)
             fault.cut_answers(times=1)
             with pytest.raises(StaleVersion):
                 await store.update(session.key, ReplacePart("tokens", b"same", 1))
             fault.cut_answers(times=1)
             with pytest.raises(StaleVersion):
-                await store.replace(KEY, b"same", version=1, until=NOW)
+                await store.replace(KEY, b"same", version=1, until=NOW + 60)
             fault.cut_answers(times=1)
             with pytest.raises(StaleVersion):
                 await store.create(session)
             fault.cut_answers(times=1)
-            assert not await store.add(KEY, b"same", until=NOW)
+            assert not await store.add(KEY, b"same", until=NOW + 60)
             assert fault.answers_cut == 4
 
 
@@ -296,7 +296,7 @@ async def test_what_takes_something_away_is_not_sent_twice(valkey: Valkey) -> No
             await use_everything(store)
             session = row()
             await store.create(session)
-            await store.add(KEY, b"value", until=NOW)
+            await store.add(KEY, b"value", until=NOW + 60)
             fault.cut_answers(times=1)
             with pytest.raises(StoreUnavailable):
                 await store.delete(session.key)

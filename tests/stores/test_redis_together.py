@@ -17,7 +17,9 @@ from coatcheck.sessions import ReplacePart
 from coatcheck.stores import RedisStore
 from tests.rig.programs import Program
 from tests.rig.valkey import Valkey
+from tests.sessions.samples import NOW
 from tests.stores.redis_samples import row
+from tests.testing.clocks import HandClock
 
 
 @pytest.mark.spec("REF-02", "REF-29")
@@ -37,7 +39,7 @@ def test_fifty_holders_in_two_processes_race_for_a_lease_and_one_gets_it(valkey:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_fork_while_the_store_is_in_use_harms_neither(valkey: Valkey) -> None:
-    store, session = RedisStore(valkey.fresh_url()), row(size=10)
+    store, session = RedisStore(valkey.fresh_url(), HandClock(NOW)), row(size=10)
     read_end, write_end = os.pipe()
 
     async def child() -> None:

@@ -29,8 +29,9 @@ class RedisStore:
     Sessions, leases and small values in the Redis (from 7.0) or Valkey server at *url*: the store for many nodes.
 
     The URL is redis://[[USER]:PASSWORD@]HOST[:PORT][/NUMBER], rediss:// for TLS, or unix://PATH. One server, or the
-    primary of several: reads go there, too, since a replica may lag behind. It speaks neither to Sentinel nor to a
-    cluster; the keys are ready for one.
+    primary of several: reads go there, too, since a replica may lag behind. When a failover moves the address (a name, a
+    virtual IP) to another server, the first write that the old one refuses leads to the new one. Sentinel and Cluster
+    are not spoken; the keys are ready for a cluster.
 
     **What the server has to keep.** A sent mark that a crash of the server forgets lets a refresh token be sent twice,
     which a strict provider answers by ending the grant. `appendonly yes` with `appendfsync everysec` may forget one
