@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--store", action="append", choices=STORES, help="only this one; may be repeated")
     parser.add_argument("--profile", action="append", choices=PROFILES, help="only this one; may be repeated")
     parser.add_argument("--point", action="append", choices=POINTS, help="only this one; may be repeated")
-    parser.add_argument("--at-once", type=int, default=3, help="cells under way at the same time (default 3)")
+    parser.add_argument("--at-once", type=int, default=6, help="cells under way at the same time (default 6)")
     parser.add_argument(
         "--results", type=Path, default=CACHE / "chaos.jsonl", help="where tallies are kept (default %(default)s)"
     )

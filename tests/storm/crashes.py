@@ -85,13 +85,17 @@ async def crash(world: World, fleet: Fleet, cell: Cell, *, kills: int) -> Tally:
     await victim.kill()
     await asyncio.gather(*unanswered)
     ends = await asyncio.gather(*(_end(session, successor) for session in sessions))
+    sent = await stage.log.refreshes()
+    ends = await asyncio.gather(*map(_and_again, sessions, ends, [successor] * kills))
+    sent_again = await stage.log.refreshes() - sent
     await stage.expire()
-    ends = list(await asyncio.gather(*map(_and_later, sessions, ends, [successor] * kills)))
-    limit = _MOST_USES.get(cell.profile)
-    uses = await stage.log.most_uses()
-    if limit is not None and uses > limit:
-        ends = [f"a refresh token came {uses} times"] * kills
+    ends = await asyncio.gather(*map(_and_again, sessions, ends, [successor] * kills))
     await successor.stop()
+    if sent_again:
+        return tally([f"{sent_again} refreshes after the end"] * kills)
+    limit, uses = _MOST_USES.get(cell.profile), await stage.log.most_uses()
+    if limit is not None and uses > limit:
+        return tally([f"a refresh token came {uses} times"] * kills)
     return tally(ends)
 
 
@@ -118,8 +122,8 @@ async def _end(session: Visitor, successor: WorkerProcess) -> str:
     return f"{answer.status} {answer.code}"
 
 
-async def _and_later(session: Visitor, end: str, successor: WorkerProcess) -> str:
-    """One token lifetime later."""
+async def _and_again(session: Visitor, end: str, successor: WorkerProcess) -> str:
+    """What has ended stays so, and what lives goes on, at once and one token lifetime later."""
     answer = await session.ask(successor)
     if end == "survived" and answer.status != 200:
         return f"survived, but later {answer.status} {answer.code}"

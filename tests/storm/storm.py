@@ -8,9 +8,11 @@ A storm over server-side sessions takes these rounds in turn. Every round makes 
 - *stopped_with_answer*: the token still works for a few seconds. The process that renews it is stopped (SIGSTOP) with
   the answer in its hands until its lease has run out, the others are called meanwhile, then it goes on (SIGCONT).
   Afterwards every process has the new token. (Only where refresh tokens must not be sent twice, else *herd*.)
-- *stopped_before_sending*: the process that is about to send is stopped until its lease has run out and another one has
-  renewed, then it goes on.
+- *stopped_before_sending*: one call brings a process so far that it is about to send. It is stopped until its lease has
+  run out and another one has renewed; more calls wait for it meanwhile. Then it goes on.
 - *herd* once more.
+
+Leases are shorter than in production (2 s, and 3 s while a request is out), so that a stopped holder's runs out.
 
 After each third round a second browser logs out at one process while another one is about to write its renewed
 token: the session has to stay dead, and the new refresh token has to be revoked. Its calls and its one refresh are not
@@ -197,15 +199,16 @@ class _Storm:
         share = self.wanted.calls // len(self.workers)
         await self.stage.expire()
         await holder.arm("renewal.lease_held")
-        waiting = asyncio.create_task(self._volley([holder], share))
+        waiting = [asyncio.create_task(self._volley([holder], 1))]
         await holder.reached("renewal.lease_held", seconds=_SOON)
         holder.freeze()
         try:
+            waiting.append(asyncio.create_task(self._volley([holder], share - 1)))
             answers = await self._volley(others, self.wanted.calls - share)
         finally:
             holder.thaw()
         await holder.release("renewal.lease_held")
-        self._count(answers + await waiting)
+        self._count([*answers, *await waiting[0], *await waiting[1]])
 
     async def _logout_while_renewing(self) -> None:
         leaver = self.leavers.pop()
