@@ -29,8 +29,8 @@ class RedisStore:
     Sessions, leases and small values in the Redis (from 7.0) or Valkey server at *url*: the store for many nodes.
 
     The URL is redis://[[USER]:PASSWORD@]HOST[:PORT][/NUMBER], rediss:// for TLS, or unix://PATH. One server, or the
-    primary of several: reads go there, too, since a replica may lag behind. When a failover moves the address (a name, a
-    virtual IP) to another server, the first write that the old one refuses leads to the new one. Sentinel and Cluster
+    primary of several: reads go there, too, since a replica may lag behind. When a failover moves the address (a name,
+    a virtual IP) to another server, the first write that the old one refuses leads to the new one. Sentinel and Cluster
     are not spoken; the keys are ready for a cluster.
 
     **What the server has to keep.** A sent mark that a crash of the server forgets lets a refresh token be sent twice,
@@ -41,8 +41,9 @@ class RedisStore:
     **What the server must not do.** Any `maxmemory-policy` but `noeviction` lets it drop sessions and leases when its
     memory is full; the log says so at the first use.
 
-    No call lasts longer than *operation_timeout*, connecting included. At most *max_connections* are open for each
-    process and event loop, and one more for subscriptions.
+    The server has *operation_timeout* for an answer, connecting included: a call ends by then, or one of the few that
+    ask more than once (a login, a logout) at the first answer that is missing. At most *max_connections* are open for
+    each process and event loop, and one more for subscriptions.
 
     Raises:
         ConfigurationError: *url* cannot be the address of a server.
