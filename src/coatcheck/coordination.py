@@ -129,6 +129,18 @@ class ExpiringStore(Protocol):
         ...
 
 
+class CoordinationStore(LeaseStore, ExpiringStore, Protocol):
+    """What processes that use the same grants meet in. Every store of `coatcheck.stores` is one."""
+
+
+def lacks_for_coordination(store: object) -> list[str]:
+    """Name the methods that *store* would need to be a `CoordinationStore`; none if it is one."""
+    return [name for name in _COORDINATION if not callable(getattr(store, name, None))]
+
+
+_COORDINATION = ("acquire", "mark_sent", "extend", "release", "add", "get", "replace", "discard")
+
+
 class Notifier(Protocol):
     """
     Wakes other processes, soon and usually: a message may be lost, doubled or late, so nothing may rest on it alone.

@@ -29,13 +29,14 @@ from coatcheck.bff.transactions import LoginAttempts
 from coatcheck.bff.user import UserEndpoint
 from coatcheck.bff.who import current_request
 from coatcheck.clock import SYSTEM_CLOCK, Clock
+from coatcheck.coordination import CoordinationStore
 from coatcheck.errors import ConfigurationError
 from coatcheck.oauth.client import Client
 from coatcheck.oauth.client_auth import ClientAssertionService
 from coatcheck.sessions.cookie import CookiePolicy, SameSite, application_id
 from coatcheck.sessions.sessions import Sessions
 from coatcheck.sessions.store import SessionStore
-from coatcheck.tokens.manager import CoordinationStore, Tokens
+from coatcheck.tokens.manager import Tokens
 from coatcheck.tokens.retrievers import AccessTokenRetriever
 from coatcheck.tokens.sending import Checkpoints, no_checkpoint
 from coatcheck.tokens.store import UserTokenStore

@@ -11,6 +11,7 @@ from typing import TypeGuard, cast
 from coatcheck.bff.keys import development_database
 from coatcheck.bff.problems import logger
 from coatcheck.bff.settings import Settings
+from coatcheck.coordination import CoordinationStore, lacks_for_coordination
 from coatcheck.errors import ConfigurationError
 from coatcheck.sessions.cookie_sessions import CookieSessions
 from coatcheck.sessions.seal import KeyRing
@@ -20,11 +21,9 @@ from coatcheck.sessions.store import SessionStore
 from coatcheck.stores.memory import MemoryStore
 from coatcheck.stores.sqlite import SQLiteStore
 from coatcheck.stores.urls import KNOWN_STORES, Store, open_store
-from coatcheck.tokens.manager import CoordinationStore
 
 _SESSIONS_HOW = f'use {KNOWN_STORES}, "cookie", or an object that is a SessionStore'
 _COORDINATION_HOW = f"use {KNOWN_STORES}, or an object that is a LeaseStore and an ExpiringStore"
-_COORDINATION_METHODS = ("acquire", "mark_sent", "extend", "release", "add", "get", "replace", "discard")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ def make_storage(
 
 def can_coordinate(store: object) -> TypeGuard[CoordinationStore]:
     """Say whether *store* has what processes need to agree."""
-    return not _missing(store)
+    return not lacks_for_coordination(store)
 
 
 def _session_store(choice: str | SessionStore | Sessions | None, settings: Settings) -> SessionStore | None:
@@ -106,7 +105,7 @@ def _coordination(
         return _opened(choice, settings, at="coordination")
     if can_coordinate(choice):
         return choice
-    message = f"{type(choice).__name__} lacks {', '.join(_missing(choice))}: {_COORDINATION_HOW}"
+    message = f"{type(choice).__name__} lacks {', '.join(lacks_for_coordination(choice))}: {_COORDINATION_HOW}"
     raise ConfigurationError(message, path="coordination")
 
 
@@ -115,10 +114,6 @@ def _opened(url: str, settings: Settings, *, at: str) -> Store:
         return open_store(url, clock=settings.clock)
     except ConfigurationError as error:
         raise ConfigurationError(str(error), path=at) from error
-
-
-def _missing(store: object) -> list[str]:
-    return [name for name in _COORDINATION_METHODS if not callable(getattr(store, name, None))]
 
 
 def _warn_of_memory(store: SessionStore | None, coordination: CoordinationStore) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, runtime
 from weakref import finalize
 
 from coatcheck.clock import SYSTEM_CLOCK, Clock
+from coatcheck.coordination import CoordinationStore
 from coatcheck.errors import ConfigurationError
 from coatcheck.oauth.client import Client
 from coatcheck.oauth.client_auth import ClientAssertionService
@@ -21,7 +22,7 @@ from coatcheck.sessions.seal import KeyRing
 from coatcheck.tokens.coordinator import WAITER_DEADLINE
 from coatcheck.tokens.lease import LeaseTimes
 from coatcheck.tokens.loop_thread import LoopThread
-from coatcheck.tokens.manager import CoordinationStore, Tokens
+from coatcheck.tokens.manager import Tokens
 from coatcheck.tokens.results import BearerTokenResult
 from coatcheck.tokens.sending import Checkpoints, no_checkpoint
 from coatcheck.tokens.store import UserTokenStore

@@ -17,11 +17,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Protocol, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 from coatcheck import codec
 from coatcheck.clock import Clock
-from coatcheck.coordination import ExpiringStore, LeaseStore
+from coatcheck.coordination import CoordinationStore
 from coatcheck.errors import LeaseLost, SealBroken, StaleVersion, StoreUnavailable, UnknownSealKey
 from coatcheck.sessions.seal import KeyRing
 from coatcheck.tokens.freshness import TokenState, expiry_margin
@@ -40,10 +40,6 @@ _SHORTEST_LOOK = 0.005
 _LONGEST_LOOK = 0.02
 _AWAY_SECONDS = 5.0
 _LARGEST_VALUE = 64 * 1024
-
-
-class Coordination(LeaseStore, ExpiringStore, Protocol):
-    """What processes agree through: one object that keeps leases and values that end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +110,7 @@ class SharedClientTokens:
 
     def __init__(
         self,
-        coordination: Coordination,
+        coordination: CoordinationStore,
         keys: KeyRing,
         *,
         clock: Clock,

@@ -12,6 +12,7 @@ from typing import Any
 
 from coatcheck import codec
 from coatcheck.clock import Clock
+from coatcheck.coordination import CoordinationStore
 from coatcheck.errors import CoatcheckError, TokenUnavailable
 from coatcheck.oauth.client import Client
 from coatcheck.oauth.messages import Form
@@ -19,7 +20,6 @@ from coatcheck.sessions.seal import KeyRing
 from coatcheck.single_flight import SingleFlight
 from coatcheck.telemetry import verdicts
 from coatcheck.tokens.client_token_cache import (
-    Coordination,
     FailedFetch,
     HeldToken,
     Outcome,
@@ -95,7 +95,7 @@ class ClientTokens:
         *,
         clock: Clock,
         waiter_deadline: timedelta,
-        coordination: Coordination | None = None,
+        coordination: CoordinationStore | None = None,
         keys: KeyRing | None = None,
     ) -> None:
         self._clock = clock

@@ -9,10 +9,10 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from coatcheck.clock import SYSTEM_CLOCK, Clock
-from coatcheck.coordination import ExpiringStore, LeaseStore
+from coatcheck.coordination import CoordinationStore, lacks_for_coordination
 from coatcheck.errors import (
     CoatcheckError,
     ConfigurationError,
@@ -344,10 +344,6 @@ class Tokens:
             ) from None
 
 
-class CoordinationStore(LeaseStore, ExpiringStore, Protocol):
-    """What several processes meet in: every store of `coatcheck.stores` is one."""
-
-
 def _coordination(
     given: CoordinationStore | None, keys: Sequence[str] | KeyRing | None, clock: Clock
 ) -> tuple[CoordinationStore, KeyRing]:
@@ -361,13 +357,10 @@ def _coordination(
             "`coatcheck new-key` or read with key_from_file(...)",
             path="keys",
         )
-    lacking = [name for name in _COORDINATES if not callable(getattr(given, name, None))]
+    lacking = lacks_for_coordination(given)
     if lacking:
         raise ConfigurationError(
             f"{type(given).__name__} cannot coordinate: it lacks {', '.join(lacking)} of LeaseStore and ExpiringStore",
             path="coordination",
         )
     return given, ring
-
-
-_COORDINATES = ("acquire", "mark_sent", "extend", "release", "add", "get", "replace", "discard")
