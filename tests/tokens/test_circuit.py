@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from coatcheck.tokens.circuit import FAILURES_TO_OPEN, Circuit
+from coatcheck.tokens.circuit import FAILURES_TO_OPEN, Circuit, Passage
 
 
 class Dice:
@@ -148,3 +150,51 @@ def test_who_failed_in_an_older_outage_does_not_count_in_the_next() -> None:
     circuit.succeeded(circuit.enter("bob"))
     fail(circuit, 0.0, "bob")
     assert circuit.refusal(0.0, "alice") is None
+
+
+@pytest.mark.spec("REF-16")
+def test_a_second_try_at_once_is_one_that_an_open_circuit_does_not_let_through() -> None:
+    circuit = Circuit(Dice())
+    fail(circuit, 0.0, "alice")
+    assert circuit.refusal(0.0, "alice", again=True) is None
+    circuit.failed(circuit.enter("alice"), 0.0, retry_after=3.0)
+    assert circuit.refusal(0.0, "alice", again=True) == 3
+    fail_until_open(still_closed := Circuit(Dice()), "alice")
+    assert still_closed.refusal(0.0, "alice", again=True) is not None
+
+
+ENDS = st.sampled_from(["succeeded", "failed", "asked to wait", "abandoned"])
+EVENTS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 90), ENDS, st.integers(0, 5)), max_size=60)
+
+
+@settings(deadline=None)
+@given(EVENTS, st.floats(0, 0.999))
+@pytest.mark.spec("REF-15", "REF-16")
+def test_whatever_happens_the_wait_is_bounded_and_only_one_probe_is_out(
+    events: list[tuple[str, int, str, int]], dice: float
+) -> None:
+    """Requests set out whenever they may, and end in any order, each after some others."""
+    circuit, now = Circuit(Dice(dice)), 0.0
+    out: list[tuple[Passage, str]] = []
+    for who, step, end, index in events:
+        now += step
+        refusal = circuit.refusal(now, who)
+        assert refusal is None or 0 < refusal < 60.001
+        if refusal is None:
+            out.append((circuit.enter(who), end))
+        assert sum(passage.probe for passage, _ in out) <= 1
+        if index < len(out):
+            _land(circuit, *out.pop(index), now=now)
+    while out:
+        _land(circuit, *out.pop(), now=now)
+    assert all(circuit.refusal(now + 60.001, who) is None for who in "abc")
+
+
+def _land(circuit: Circuit, passage: Passage, end: str, *, now: float) -> None:
+    match end:
+        case "succeeded":
+            circuit.succeeded(passage)
+        case "abandoned":
+            circuit.abandoned(passage)
+        case _:
+            circuit.failed(passage, now, retry_after=1000.0 if end == "asked to wait" else None)
