@@ -104,6 +104,17 @@ def test_check_asks_the_stores_and_names_them_without_credentials(
     assert "hunter2" not in said
 
 
+@pytest.mark.parametrize("store", ["", 'store = "sqlite://sessions.db"', 'store = "cookie"'])
+def test_check_asks_where_processes_agree_whatever_the_sessions_are(
+    gateway: Gateway, store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway.more = f'[sessions]\n{store}\ncoordination = "redis://127.0.0.1:{free_port()}/0"\n'
+    gateway.write()
+    assert main(["check", str(gateway.file)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("coatcheck: sessions.coordination: nobody can meet there: ")
+
+
 def test_check_makes_no_files(gateway: Gateway, capsys: pytest.CaptureFixture[str]) -> None:
     gateway.more = sessions("sqlite://sessions.db", "sqlite://meet.db")
     gateway.write()

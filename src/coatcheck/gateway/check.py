@@ -9,12 +9,14 @@ from pathlib import Path
 
 from coatcheck.clock import SYSTEM_CLOCK
 from coatcheck.config import APIWords, ConfigurationProblems, GatewayConfig, load_config
+from coatcheck.config.values import StorePlace
 from coatcheck.errors import ConfigurationError, InvalidMetadata, TransportError
 from coatcheck.gateway.app import create_bff
 from coatcheck.gateway.stores import GatewayStores, open_stores
 from coatcheck.oauth.client import Client
 from coatcheck.oauth.metadata import Metadata
 from coatcheck.provider import AuthorizationServer
+from coatcheck.stores.memory import MemoryStore
 from coatcheck.transport import BackChannel
 
 
@@ -78,14 +80,19 @@ async def _ask_everybody(config: GatewayConfig, stores: GatewayStores) -> tuple[
 
 
 async def _ask_stores(config: GatewayConfig, stores: GatewayStores) -> list[ConfigurationError]:
-    """
-    Ask the stores, unless that would make a file: whoever checks may be another user than the one who serves.
-    """
-    written = (config.sessions.store, config.sessions.coordination)
-    files = [place.url.path(config.folder) for place in written if place and place.url and place.url.kind == "sqlite"]
-    if config.sessions.store is None or not all(file.exists() for file in files):
-        return []
-    return await stores.problems()
+    """Ask the stores, but make no file: whoever checks may be another user than the one who serves."""
+    sessions, coordination = stores.sessions, stores.coordination
+    if coordination is sessions or _would_make_a_file(config, config.sessions.coordination):
+        coordination = MemoryStore()
+    if _would_make_a_file(config, config.sessions.store):
+        sessions = None
+    return await GatewayStores(sessions, coordination).problems()
+
+
+def _would_make_a_file(config: GatewayConfig, place: StorePlace | None) -> bool:
+    if place is None:
+        return True
+    return place.url is not None and place.url.kind == "sqlite" and not place.url.path(config.folder).exists()
 
 
 async def _ask_authorization_servers(config: GatewayConfig) -> tuple[str, ...]:
