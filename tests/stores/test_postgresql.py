@@ -262,12 +262,30 @@ async def test_it_works_without_prepared_statements(postgresql: PostgreSQL) -> N
         "mysql://user:secret@host/db",
         "postgresql://user:se#cret@host/db",
         "postgresql://user:[secret@host",
+        "postgresql://user:se/cret@host/db",
+        "postgresql://user:secr?et@host/db",
+        "postgresql://user:secret/db",
     ],
 )
 def test_what_is_no_dsn_is_refused_and_not_repeated(dsn: str) -> None:
     with pytest.raises(ConfigurationError, match="no DSN of PostgreSQL") as refusal:
         PostgreSQLStore(dsn)
-    assert "secret" not in str(refusal.value) and "cret@" not in str(refusal.value)
+    assert not any(part in str(refusal.value) for part in ("secret", "cret@", "user:se", "et@"))
+
+
+@each(
+    ("dsn", "where"),
+    [
+        ("postgresql://user:secret@host:5433/db?sslmode=require", "postgresql://host:5433/db"),
+        ("postgres://one:5432,other:5433/db?target_session_attrs=read-write", "postgresql://one:5432,other:5433/db"),
+        ("postgresql://[::1]:5432/db", "postgresql://[::1]:5432/db"),
+        ("postgresql:///db?host=/run/postgresql&user=me&password=secret", "postgresql:///run/postgresql/db"),
+        ("postgresql://%2Frun%2Fpostgresql/db", "postgresql://%2Frun%2Fpostgresql/db"),
+        ("postgresql://", "postgresql://localhost/"),
+    ],
+)
+def test_a_store_is_named_by_its_host_and_database(dsn: str, where: str) -> None:
+    assert repr(PostgreSQLStore(dsn)) == f"PostgreSQLStore({where!r})"
 
 
 def test_a_store_needs_a_connection(postgresql: PostgreSQL) -> None:

@@ -267,6 +267,11 @@ _ADVICE: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] =
     ),
     (asyncpg.InvalidCatalogNameError, "create the database, or give another one"),
     (asyncpg.InsufficientPrivilegeError, "grant this role SELECT, INSERT, UPDATE and DELETE on the tables coatcheck_*"),
+    (
+        (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError),
+        "a pooler in between hands out connections by the transaction: set max_prepared_statements there, or "
+        "`statement_cache_size` = 0 here",
+    ),
     (asyncpg.TooManyConnectionsError, "raise max_connections of the server, or lower `max_connections` here"),
     (asyncpg.ReadOnlySQLTransactionError, "name the primary, or add ?target_session_attrs=read-write to the DSN"),
     (Busy, "the server is slow, or `max_connections` is too small for this load"),

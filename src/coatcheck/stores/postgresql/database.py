@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from urllib.parse import parse_qs, urlsplit
 
 from coatcheck.errors import ConfigurationError, StoreUnavailable
@@ -22,6 +23,9 @@ from coatcheck.stores.postgresql.schema import is_complete, make_tables
 
 _SCHEMA_PATIENCE = 10.0
 """Seconds for making the tables, behind everybody else who is making them."""
+
+_HOST = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]|(?:%2F|%2f)[A-Za-z0-9._%-]+)(?::[0-9]{1,5})?"
+_HOSTS = re.compile(rf"(?:{_HOST}(?:,{_HOST})*)?")
 
 _inherited: list[_Here] = []
 """
@@ -110,12 +114,15 @@ def _where(dsn: str) -> str:
         options = parse_qs(parts.query)
     except ValueError:
         parts, options = urlsplit(""), {}
-    if parts.scheme not in ("postgresql", "postgres") or parts.fragment:
+    host = parts.netloc.rpartition("@")[2]
+    # An @ further behind: a sign of the password ended it too early, and what looks like the host is its beginning.
+    is_broken = parts.fragment or "@" in parts.path + parts.query or not _HOSTS.fullmatch(host)
+    if parts.scheme not in ("postgresql", "postgres") or is_broken:
         # Not repeated: it may be a password that was read from the wrong place.
         raise ConfigurationError(
             "this is no DSN of PostgreSQL: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, and in user and "
             "password %23 for #, %2F for a slash, %3F for a question mark, %40 for @"
         )
-    host = parts.netloc.rpartition("@")[2] or ",".join(options.get("host", ["localhost"]))
+    host = host or ",".join(options.get("host", ["localhost"]))
     database = parts.path.removeprefix("/") or ",".join(options.get("dbname", options.get("database", [""])))
     return f"postgresql://{host}/{database}"
