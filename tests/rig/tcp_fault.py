@@ -37,7 +37,8 @@ class TCPFault:
         self._delay = 0.0
         self._answers_to_cut: int | None = None
         self._relays: set[_Relay] = set()
-        self._listener: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
+        self._serving: set[asyncio.Task[None]] = set()
         # Bound and never listening: while the proxy refuses connections, the port stays its own.
         self._reserved = _bound(0)
         self.port: int = self._reserved.getsockname()[1]
@@ -106,51 +107,66 @@ class TCPFault:
 
         asyncio.run_coroutine_threadsafe(run(), self._loop).result(10)
 
-    async def _enter(self, mode: Mode, delay: float = 0.0) -> None:
+    def _enter(self, mode: Mode, delay: float = 0.0) -> None:
         self._mode, self._delay = mode, delay
         if mode == "cut":
-            await self._stop_listening()
+            self._stop_listening()
         elif self._listener is None:
-            await self._listen()
+            self._listen()
         for relay in list(self._relays):
             if mode == "cut" or (relay.lost_something and mode != "hang"):
                 relay.reset()
 
-    async def _listen(self) -> None:
-        self._listener = await asyncio.start_server(self._accept, sock=_bound(self.port))
+    def _listen(self) -> None:
+        # Not asyncio's server: closed between the acceptance of a connection and its first step, it loses that one.
+        self._listener = _bound(self.port)
+        self._listener.listen(1024)
+        self._listener.setblocking(False)
+        self._loop.add_reader(self._listener, self._accept)
 
-    async def _stop_listening(self) -> None:
+    def _stop_listening(self) -> None:
         listener, self._listener = self._listener, None
         if listener is not None:
-            listener.close()  # waiting for it would mean waiting for the connections
+            self._loop.remove_reader(listener)
+            listener.close()
 
-    async def _close(self) -> None:
-        await self._enter("cut")
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # the transports close themselves in the next round
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self) -> None:
+        assert self._listener is not None
+        try:
+            client, _ = self._listener.accept()
+        except OSError:  # it was reset while it waited
+            return
         self.accepted += 1
-        if self._mode == "cut":
-            return _reset(writer)
+        client.setblocking(False)
+        task = self._loop.create_task(self._serve(client))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
+    async def _serve(self, client: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=client)
         try:
             from_server, to_server = await asyncio.open_connection(*self._server)
         except OSError:
             return _reset(writer)
         relay = _Relay(self, writer, to_server)
         self._relays.add(relay)
+        if self._mode == "cut":  # meanwhile
+            relay.reset()
         try:
-            with suppress(asyncio.CancelledError):  # the proxy ends; a server's task may not say so
-                await asyncio.gather(
-                    relay.pump(reader, to_server, answers=False), relay.pump(from_server, writer, answers=True)
-                )
+            await asyncio.gather(
+                relay.pump(reader, to_server, answers=False), relay.pump(from_server, writer, answers=True)
+            )
         finally:
             self._relays.discard(relay)
             to_server.close()
             writer.close()
+
+    async def _close(self) -> None:
+        self._enter("cut")
+        self._delay = 0.0
+        while self._serving:  # each has been reset, or will be in its next step
+            await asyncio.wait(self._serving)
+        await asyncio.sleep(0)  # the transports close themselves in the next round
 
     def _cut_this_answer(self) -> bool:
         if self._mode != "cut answers":

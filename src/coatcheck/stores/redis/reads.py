@@ -75,6 +75,7 @@ class JoinedReads:
             while self._waiting:
                 self._flying = {key: self._waiting.pop(key) for key in list(islice(self._waiting, _MOST))}
                 await self._fly_once(self._flying)
+                self._flying = {}
         except BaseException:
             self._land("the reading ended")  # a defect; nobody may wait for an answer that nobody will bring
             raise
@@ -108,3 +109,4 @@ def _fail(reads: Iterable[_Read], why: str, cause: BaseException | None) -> None
                 error = StoreUnavailable(why)
                 error.__cause__ = cause
                 answer.set_exception(error)
+                answer.exception()  # seen: who is cancelled in this very moment never looks, and that is no defect
