@@ -91,14 +91,16 @@ class LoopThread:
             self._landed.set()
 
     def _run(self) -> None:
-        try:
-            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+        # Python 3.12 starts no thread once the interpreter is ending, and the runner wants one to close a thread pool.
+        with suppress(RuntimeError), asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            try:
                 runner.run(self._main())
-        except BaseException as error:  # told to whoever joins: this thread has nobody else to tell
-            self._failure = error
+            except BaseException as error:  # told to whoever joins: this thread has nobody else to tell
+                self._failure = error
 
     async def _main(self) -> None:
         await self._stopping.wait()
+        await asyncio.sleep(0)  # a call that came right before the end has not begun yet
         while self._under_way:
             self._landed.clear()
             await self._landed.wait()
