@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 
 from redis.asyncio import Redis
@@ -14,6 +14,8 @@ from coatcheck.coordination import SentMark
 from coatcheck.errors import LeaseLost, SessionGone, StaleVersion
 from coatcheck.sessions import SessionRow, Touch
 from coatcheck.stores import RedisStore
+from tests.rig.tcp_fault import TCPFault
+from tests.rig.valkey import Valkey
 from tests.sessions.samples import HOUR, NOW
 from tests.testing.clocks import HandClock
 
@@ -97,3 +99,10 @@ async def use_everything(store: RedisStore) -> None:
     for use in USES[:-1]:
         with suppress(SessionGone, LeaseLost, StaleVersion):
             await use(store)
+
+
+@contextmanager
+def faulty(valkey: Valkey) -> Iterator[tuple[TCPFault, str]]:
+    """The network before the server, and the URL that leads through it."""
+    with TCPFault.before(valkey.port) as fault:
+        yield fault, valkey.fresh_url(port=fault.port)

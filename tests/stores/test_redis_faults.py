@@ -6,8 +6,8 @@ import asyncio
 import secrets
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 
@@ -19,14 +19,20 @@ from coatcheck.sessions import ReplacePart, Touch
 from tests.rig.tcp_fault import TCPFault
 from tests.rig.valkey import Valkey
 from tests.sessions.samples import NOW
-from tests.stores.redis_samples import HOLDER, KEY, PATIENCE, USES, behind_its_back, impatient, row, use_everything
+from tests.stores.redis_samples import (
+    HOLDER,
+    KEY,
+    PATIENCE,
+    USES,
+    behind_its_back,
+    faulty,
+    impatient,
+    row,
+    use_everything,
+)
 
-
-@contextmanager
-def faulty(valkey: Valkey) -> Iterator[tuple[TCPFault, str]]:
-    """The network before the server, and the URL that leads through it."""
-    with TCPFault.before(valkey.port) as fault:
-        yield fault, valkey.fresh_url(port=fault.port)
+_BUSY_MACHINE = 1.5
+"""Seconds that everything may take longer: other tests want the processor, too."""
 
 
 @asynccontextmanager
@@ -34,7 +40,7 @@ async def within(patience: timedelta) -> AsyncIterator[None]:
     """What is inside is over soon after *patience*, however much it is."""
     begun = time.monotonic()
     yield
-    assert time.monotonic() - begun < patience.total_seconds() + 0.5
+    assert time.monotonic() - begun < patience.total_seconds() + _BUSY_MACHINE
 
 
 # Restarts
@@ -165,7 +171,7 @@ async def test_a_hang_does_not_pile_up(valkey: Valkey) -> None:
         async with impatient(url, connections=4) as store:
             await store.load(KEY)
             fault.hang()
-            waited = []
+            hung_at, waited = time.monotonic(), []
 
             async def use(number: int) -> None:
                 begun = time.monotonic()
@@ -178,8 +184,9 @@ async def test_a_hang_does_not_pile_up(valkey: Valkey) -> None:
                 users.append(asyncio.create_task(use(number)))
                 await asyncio.sleep(0.01)
             await asyncio.gather(*users)
-            assert max(waited) < PATIENCE.total_seconds() + 0.5
-            assert fault.accepted <= 1 + 6 * 4  # in each of six times that a patience lasts
+            assert max(waited) < PATIENCE.total_seconds() + _BUSY_MACHINE
+            # Four at a time, and new ones only when those before have been given up.
+            assert fault.accepted <= 1 + 4 * (1 + (time.monotonic() - hung_at) / PATIENCE.total_seconds())
             fault.restore()
             assert await store.load(KEY) is None
 
