@@ -162,9 +162,12 @@ class PostgreSQL:
         try:
             subprocess.run([programs / "postgres", "--version"], **self._user, capture_output=True, check=True)
         except PermissionError:
-            copy = self._folder / "programs"
-            shutil.copytree(programs.parent, copy, symlinks=True)
-            programs = copy / programs.name
+            # Beside each other as in the wheel: the programs look for their libraries by relative paths.
+            install, package, copy = programs.parent, programs.parent.parent, self._folder / "wheel"
+            shutil.copytree(install, copy / package.name / install.name, symlinks=True)
+            for libraries in package.parent.glob(f"{package.name}.libs"):
+                shutil.copytree(libraries, copy / libraries.name, symlinks=True)
+            programs = copy / package.name / install.name / programs.name
         return programs
 
     def _init(self) -> None:
