@@ -91,11 +91,12 @@ class Worker:
         store = open_store(plan.store, clock=self.clock)
         self.store = GatedStore(store, self.gates, clock=self.clock, without=plan.without)
         self.bff = self._bff()
-        times = LeaseTimes(*plan.lease_times)
-        for leases in _all(Leases):
-            leases.times = times
-        for sender in _all(Sender):
-            sender._times = times
+        if plan.lease_times is not None:
+            times = LeaseTimes(*plan.lease_times)
+            for leases in _all(Leases):
+                leases.times = times
+            for sender in _all(Sender):
+                sender._times = times
 
     def _bff(self) -> BFF:
         plan = self.plan

@@ -18,7 +18,8 @@ PROTECTIONS: Mapping[SessionKind, tuple[Protection, ...]] = {
 }
 """By what shows that they are missing."""
 
-DEFAULT_LEASE_TIMES = (5.0, 20.0, 1.5)
+LeaseSeconds = tuple[float, float, float]
+"""Initial, sending, beat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +27,8 @@ class WorkerPlan:
     """
     One application; all workers with the same plan (but for the number) share its sessions.
 
-    *store* is the URL of the one store for sessions and coordination. *lease_times* are initial, sending, beat in
-    seconds. *without* names a protection that the rig takes away from the store.
+    *store* is the URL of the one store for sessions and coordination. Without *lease_times* leases are
+    as in production. *without* names a protection that the rig takes away from the store.
     """
 
     public_url: str
@@ -40,6 +41,6 @@ class WorkerPlan:
     rotation: str = "strict"
     scope: str = "openid profile offline_access"
     sessions: SessionKind = "server"
-    lease_times: tuple[float, float, float] = DEFAULT_LEASE_TIMES
+    lease_times: LeaseSeconds | None = None
     without: Protection | None = None
     number: int = 0

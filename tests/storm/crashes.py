@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from tests.rig.fleet import Fleet, WorkerProcess
+from tests.rig.worker_plan import LeaseSeconds, Protection
 from tests.storm.stage import Profile, Stage, StoreName, Visitor, World, log_in
 
 Point = Literal["lease_held", "marked", "answered", "before_write", "written"]
@@ -33,7 +34,7 @@ _MOST_USES = {"strict": 1, "grace": 2}
 """How often one refresh token may come. Where nothing rotates, every renewal sends the same."""
 _AT_A_BLOW = 10
 """Renewals that die with one process."""
-_PATIENCE = 15.0
+_PATIENCE = 30.0
 """Seconds until a session has to be renewed, or has ended."""
 
 
@@ -71,9 +72,17 @@ class Tally:
         return f"{self.survived}/{self.relogin}/{self.other}"
 
 
-async def crash(world: World, fleet: Fleet, cell: Cell, *, kills: int) -> Tally:
+async def crash(
+    world: World,
+    fleet: Fleet,
+    cell: Cell,
+    *,
+    kills: int,
+    lease_times: LeaseSeconds | None = LEASE_TIMES,
+    without: Protection | None = None,
+) -> Tally:
     """Kill a process with *kills* renewals at the checkpoint of *cell*, and see what is left."""
-    plan = world.plan(cell.store, cell.profile, lease_times=LEASE_TIMES)
+    plan = world.plan(cell.store, cell.profile, lease_times=lease_times, without=without)
     stage = await Stage.of(world, fleet, plan, cell.profile, workers=2)
     victim, successor = stage.workers
     sessions = await log_in(successor, kills)

@@ -24,7 +24,7 @@ from tests.rig.postgresql import PostgreSQL
 from tests.rig.user_agent import UserAgent
 from tests.rig.valkey import Valkey
 from tests.rig.volley import Call, CallAnswer, one
-from tests.rig.worker_plan import DEFAULT_LEASE_TIMES, Protection, SessionKind, WorkerPlan
+from tests.rig.worker_plan import LeaseSeconds, Protection, SessionKind, WorkerPlan
 
 StoreName = Literal["sqlite", "postgresql", "valkey"]
 STORES: tuple[StoreName, ...] = ("sqlite", "postgresql", "valkey")
@@ -91,7 +91,7 @@ class World:
         profile: Profile,
         *,
         sessions: SessionKind = "server",
-        lease_times: tuple[float, float, float] = DEFAULT_LEASE_TIMES,
+        lease_times: LeaseSeconds | None = None,
         without: Protection | None = None,
     ) -> WorkerPlan:
         """An application with a registration of its own."""

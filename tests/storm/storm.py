@@ -34,7 +34,7 @@ from tests.rig.fleet import Fleet, WorkerProcess
 from tests.rig.gated_store import BEFORE_LEASE
 from tests.rig.programs import ProgramFailed
 from tests.rig.volley import CallAnswer, spread, volley
-from tests.rig.worker_plan import Protection, SessionKind
+from tests.rig.worker_plan import LeaseSeconds, Protection, SessionKind
 from tests.storm.stage import PUBLIC_URL, Profile, Stage, StoreName, Visitor, World, log_in
 
 LEASE_TIMES = (2.0, 3.0, 0.5)
@@ -63,7 +63,7 @@ class Wanted:
     rotation: Profile = "strict"
     sessions: SessionKind = "server"
     without: Protection | None = None
-    lease_times: tuple[float, float, float] = LEASE_TIMES
+    lease_times: LeaseSeconds = LEASE_TIMES
 
 
 @dataclass
@@ -184,7 +184,7 @@ class _Storm:
         await holder.reached("renewal.answered", seconds=_SOON)
         holder.freeze()
         try:
-            await asyncio.sleep(max(self.stage.plan.lease_times) + _LOSES_LEASE)  # the clock of a lease is a database's
+            await asyncio.sleep(max(self.wanted.lease_times) + _LOSES_LEASE)  # the clock of a lease is a database's
             answers += await self._volley(others, self.wanted.calls - share - after)
             await asyncio.gather(*(worker.drain() for worker in others))
         finally:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
+from tests.rig.fleet import Fleet
 from tests.storm.chaos import good, rendered
-from tests.storm.crashes import POINTS, Cell, Results, Tally, table, tally
+from tests.storm.crashes import POINTS, Cell, Results, Tally, crash, table, tally
 from tests.storm.stage import PROFILES, STORES, StoreName, World
 
 KILLS = 3
@@ -29,6 +31,22 @@ async def test_a_killed_renewal_is_survived_or_ends_in_one_clean_login(world: Wo
     for cell, tallied in filled.items():
         lost = KILLS if cell.profile == "strict" and cell.point in SENT else 0
         assert (tallied.survived, tallied.relogin) == (KILLS - lost, lost), f"{cell}\n{lines}"
+
+
+@pytest.mark.spec("REF-25")
+async def test_a_dead_process_is_missed_in_good_time_with_the_leases_of_production(world: World) -> None:
+    """The session that waits is answered by the first call, before a page or a proxy gives up."""
+    async with Fleet() as fleet:
+        began = time.monotonic()
+        assert await crash(world, fleet, Cell("lease_held", "sqlite", "strict"), kills=1, lease_times=None) == Tally(1)
+        assert time.monotonic() - began < 12
+
+
+async def test_control_without_the_mark_a_spent_refresh_token_is_sent_again(world: World) -> None:
+    async with Fleet() as fleet:
+        tallied = await crash(world, fleet, Cell("answered", "sqlite", "strict"), kills=KILLS, without="mark")
+    assert tallied.other == KILLS
+    assert "a refresh token came 2 times" in tallied.remarks[0]
 
 
 def test_the_table_has_no_room_for_anything_else() -> None:

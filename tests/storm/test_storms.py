@@ -13,6 +13,8 @@ import pytest
 
 from tests.rig.control_plane import LoggedRequest
 from tests.rig.fleet import Fleet
+from tests.rig.volley import CallAnswer
+from tests.rig.worker_plan import Protection
 from tests.storm.crashes import LEASE_TIMES
 from tests.storm.stage import STORES, Profile, Stage, StoreName, World, log_in, reuse
 from tests.storm.storm import Score, Wanted, storm
@@ -75,7 +77,21 @@ async def test_a_slow_provider_does_not_cost_the_lease(world: World) -> None:
 async def test_a_holder_that_was_stopped_before_sending_sends_nothing_after_its_successor(
     world: World, store: StoreName
 ) -> None:
-    plan = world.plan(store, "strict", lease_times=LEASE_TIMES)
+    renewed, late, refreshes = await stopped_before_sending(world, store)
+    assert (renewed.status, late.status, refreshes) == (200, 200, 1)
+    assert renewed.access_token == late.access_token
+
+
+async def test_control_without_the_lease_it_sends_what_its_successor_has_sent(world: World) -> None:
+    *_, refreshes = await stopped_before_sending(world, "sqlite", without="lease")
+    assert refreshes == 2
+
+
+async def stopped_before_sending(
+    world: World, store: StoreName, *, without: Protection | None = None
+) -> tuple[CallAnswer, CallAnswer, int]:
+    """Return what the successor's caller got, what the holder's got, and how often the provider was asked."""
+    plan = world.plan(store, "strict", lease_times=LEASE_TIMES, without=without)
     async with Fleet() as fleet:
         stage = await Stage.of(world, fleet, plan, "strict", workers=2)
         holder, successor = stage.workers
@@ -90,9 +106,7 @@ async def test_a_holder_that_was_stopped_before_sending_sends_nothing_after_its_
         await holder.release("renewal.lease_held")
         late = await waiting
         await stage.drain()
-    assert (renewed.status, late.status) == (200, 200)
-    assert renewed.access_token == late.access_token
-    assert await stage.log.refreshes() == 1
+    return renewed, late, await stage.log.refreshes()
 
 
 @pytest.mark.spec("REF-08")
