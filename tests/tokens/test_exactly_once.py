@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from coatcheck.coordination import ExpiringValue, Lease, SentMark
-from coatcheck.errors import LoginRequired, StoreUnavailable, TransportError
+from coatcheck.errors import LoginRequired, StoreUnavailable, TokenUnavailable, TransportError
 from coatcheck.oauth.messages import Response
 from coatcheck.sessions import new_key
 from coatcheck.stores import MemoryStore
 from coatcheck.tokens import TokenState, UserTokenRequestParameters
 from tests.testing.clocks import HandClock
 from tests.tokens.processes import Process
-from tests.tokens.scene import CLIENT, LIFETIME, STALE, Browser, Scene, TableUserTokenStore
+from tests.tokens.scene import CLIENT, LIFETIME, STALE, Browser, Scene, TableUserTokenStore, forced
 from tests.tokens.token_service import LOST
 
 ORDERS = UserTokenRequestParameters(resource=("https://orders.example",))
@@ -202,6 +202,26 @@ async def test_a_mark_that_a_dead_holder_left_on_a_kept_refresh_token_says_nothi
     scene.clock.forward(LIFETIME)
     token = await scene.tokens.user_token(await browser.request())
     assert token.state(scene.clock.time()) is TokenState.FRESH
+    assert scene.service.refreshes == 2
+
+
+@pytest.mark.spec("REF-10")
+async def test_a_late_reader_that_finds_a_newer_token_clears_no_doubt_about_a_later_sending() -> None:
+    """The refresh token is kept, so both meet at the same lease."""
+    scene = Scene(client=STRICT)
+    scene.service.rotation = False
+    browser = await expired(scene)
+    late = await browser.request()
+    assert late.session is not None
+    await late.session.tokens()
+    renewed = await scene.tokens.user_token(await browser.request())
+    scene.clock.forward(timedelta(seconds=10))
+    scene.service.answers.append(LOST)
+    with pytest.raises(TokenUnavailable):
+        await scene.tokens.user_token(await browser.request(), forced())
+    assert await Process(scene).tokens.user_token(late) == renewed
+    with pytest.raises(TokenUnavailable):
+        await Process(scene).tokens.user_token(await browser.request(), forced())
     assert scene.service.refreshes == 2
 
 

@@ -169,11 +169,10 @@ class Renewer:
             current = await self.stored(user, parameters)
             if current.refresh_token != seen.refresh_token:
                 return Renewed(parameters, current)
-            if self._is_newer(current, seen, parameters):
-                lease.mark = None  # its holder wrote what it got, and died before it could say so
-                return Renewed(parameters, current)
             if lease.mark is not None and current.issued_at >= lease.mark.sent_at:
-                lease.mark = None  # what was sent then came back and was written
+                lease.mark = None  # what was sent came back and was written; its holder died before it could say so
+            if self._is_newer(current, seen, parameters):
+                return Renewed(parameters, current)
             await self._checkpoint("renewal.lease_held")
             return await self._send(Due(user, parameters, current, endpoint, lease, names[0]))
         finally:
