@@ -112,6 +112,7 @@ class Worker:
                 client_secret=plan.client_secret,
                 scope=plan.scope,
                 rotation=plan.rotation,
+                endpoints={} if plan.token_endpoint is None else {"token_endpoint": plan.token_endpoint},
             ),
             public_url=plan.public_url,
             keys=[plan.key],

@@ -26,7 +26,7 @@ from tests.rig.programs import Program
 
 FOLDER = Path(__file__).parent / "provider"
 
-FaultMode = Literal["status", "garbage", "drop", "after", "delay", "hold"]
+FaultMode = Literal["status", "garbage", "huge", "drip", "drop", "after", "delay", "hold"]
 
 
 class OIDCProvider(ControlPlane):
@@ -89,13 +89,15 @@ class OIDCProvider(ControlPlane):
         """
         Fail the next *times* such requests (None: until the test ends).
 
-        `status` (status=, body=, headers=), `garbage` (body=), `drop` (closed unanswered), `after` (the provider acts,
-        then the answer is lost), `delay` (ms=), `hold` (until `release()`).
+        `status` (status=, body=, headers=), `garbage` (body=, headers=), `huge` (100 MB), `drip` (an answer that begins
+        and never ends: status=, headers=, body=, ms= between two bytes), `drop` (closed unanswered), `after` (the
+        provider acts, then the answer is lost), `delay` (ms=), `hold` (until `release()`).
         """
         self._call("POST", "fault", {"mode": mode, **_criteria(path, grant_type, client_id), "times": times, **details})
 
-    def clear_faults(self) -> None:
-        self._call("DELETE", "fault")
+    def clear_faults(self, *, client_id: str | None = None) -> None:
+        """Remove all faults, or those of one client."""
+        self._call("DELETE", "fault", {} if client_id is None else {"client_id": client_id})
 
     @contextmanager
     def hold(
@@ -106,12 +108,12 @@ class OIDCProvider(ControlPlane):
         try:
             yield
         finally:
-            self.clear_faults()
-            self.release()
+            self.clear_faults(client_id=client_id)
+            self.release(client_id=client_id)
 
-    def release(self) -> None:
-        """Let every held request go on."""
-        self._call("DELETE", "hold")
+    def release(self, *, client_id: str | None = None) -> None:
+        """Let every held request go on, or those of one client."""
+        self._call("DELETE", "hold", {} if client_id is None else {"client_id": client_id})
 
     def wait_for_request(
         self,
@@ -155,6 +157,11 @@ class OIDCProvider(ControlPlane):
     def whose(self, access_token: str) -> dict[str, Any]:
         """`sub`, `client_id`, `scope`, `grant_id`, `expires_at` of an opaque token that is valid; else empty."""
         found: dict[str, Any] = self._call("POST", "token", {"access_token": access_token})
+        return found
+
+    def good_refresh_tokens(self, client_id: str) -> int:
+        """How many refresh tokens of a client would be accepted now: neither used up nor revoked."""
+        found: int = self._call("POST", "refresh_tokens", {"client_id": client_id})["good"]
         return found
 
     def revoke_grant(self, grant_id: str) -> bool:

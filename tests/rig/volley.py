@@ -33,6 +33,8 @@ class CallAnswer:
     access_token: str | None = field(default=None, repr=False)
     set_cookie: tuple[str, ...] = field(default=(), repr=False)
     body: bytes = b""
+    content_type: str | None = None
+    retry_after: int | None = None
 
 
 async def volley(calls: Sequence[Call]) -> list[CallAnswer]:
@@ -107,6 +109,8 @@ def _answer(data: bytes) -> CallAnswer:
         access_token=bearer[1].decode() if bearer else None,
         set_cookie=tuple(_all(headers, "set-cookie")),
         body=body,
+        content_type=next(iter(_all(headers, "content-type")), None),
+        retry_after=next(map(int, _all(headers, "retry-after")), None),
     )
 
 

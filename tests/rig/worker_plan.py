@@ -43,4 +43,5 @@ class WorkerPlan:
     sessions: SessionKind = "server"
     lease_times: LeaseSeconds | None = None
     without: Protection | None = None
+    token_endpoint: str | None = None
     number: int = 0

@@ -12,10 +12,11 @@
 //   GET    /_ctl/events         what the provider reports (grant.revoked, backchannel.error ...); DELETE empties it
 //   POST   /_ctl/clients        {"preset", "client_id", ...metadata} registers a client, see clients.mjs
 //   POST   /_ctl/config         turns knobs, see configuration.mjs
-//   POST   /_ctl/fault          see faults.mjs; DELETE removes all; DELETE /_ctl/hold releases what is held
+//   POST   /_ctl/fault          see faults.mjs; DELETE removes them; DELETE /_ctl/hold releases what is held
 //   POST   /_ctl/tamper         see tampering.mjs; DELETE removes all
 //   POST   /_ctl/reset          knobs, faults, holds and tamperings back to how it started; clients and sessions stay
 //   POST   /_ctl/token          {"access_token"} whose it is: {"sub", "client_id", "scope", "grant_id", "expires_at"} or {}
+//   POST   /_ctl/refresh_tokens {"client_id"} how many of its refresh tokens would be accepted now: {"good"}
 //   POST   /_ctl/rotate_keys    new signing keys; the old ones leave the JWKS, or stay with {"keep": true}
 //   POST   /_ctl/backchannel    {"client_id", "sub", "sid"} a back-channel logout that starts here
 //   POST   /_ctl/revoke_grant   {"grant_id"} what an administrator does when somebody leaves
@@ -24,7 +25,7 @@ import http from 'node:http';
 import { Provider } from 'oidc-provider';
 import { presets } from './clients.mjs';
 import { configuration, defaultKnobs, freshKeys, knobs } from './configuration.mjs';
-import { fail, faults, release } from './faults.mjs';
+import { clear, fail, faults, release } from './faults.mjs';
 import { arrived, log, record } from './log.mjs';
 import { Storage } from './storage.mjs';
 import { tamper, tampers } from './tampering.mjs';
@@ -82,14 +83,14 @@ const control = {
     return knobs;
   },
   'POST fault': (fault) => { faults.push(fault); },
-  'DELETE fault': () => { faults.length = 0; },
+  'DELETE fault': clear,
   'DELETE hold': release,
   'POST tamper': (wanted) => { tampers.push(wanted); },
   'DELETE tamper': () => { tampers.length = 0; },
   'POST reset': () => {
     const rebuild = knobs.id_token_claims !== defaultKnobs.id_token_claims;
     Object.assign(knobs, defaultKnobs);
-    faults.length = 0;
+    clear();
     tampers.length = 0;
     release();
     if (rebuild) build();
@@ -98,6 +99,7 @@ const control = {
     const token = (await provider.AccessToken.find(access_token)) ?? (await provider.ClientCredentials.find(access_token));
     return token ? { sub: token.accountId, client_id: token.clientId, scope: token.scope, grant_id: token.grantId, expires_at: token.exp } : {};
   },
+  'POST refresh_tokens': ({ client_id }) => ({ good: Storage.good('RefreshToken', client_id).length }),
   'POST rotate_keys': ({ keep }) => {
     const fresh = freshKeys(String(Date.now()));
     jwks = { keys: keep ? [...fresh, ...jwks.keys] : fresh };

@@ -14,6 +14,12 @@ export class Storage {
     this.model = model;
   }
 
+  // What of a model *clientId* could use now.
+  static good(model, clientId) {
+    return [...records].filter(([key, { payload, expiresAt }]) => key.startsWith(`${model}:`)
+      && payload.clientId === clientId && !payload.consumed && expiresAt > Date.now());
+  }
+
   key(id) {
     return `${this.model}:${id}`;
   }
