@@ -80,8 +80,9 @@ class WorkerProcess:
         """Show the machine's time and *offset* seconds more."""
         await self._order("clock", offset=offset)
 
-    def freeze(self) -> None:
-        """SIGSTOP."""
+    async def freeze(self) -> None:
+        """SIGSTOP, but not in the middle of a write: stopped there it would hold the lock of an SQLite file."""
+        await self._order("settle")
         os.kill(self.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:

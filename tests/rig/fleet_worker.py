@@ -180,6 +180,8 @@ class Worker:
             case "drain":
                 for flights in _all(SingleFlight):
                     await flights.drain()
+            case "settle":
+                await self.store.settle()
             case "sizes":
                 answer = _sizes()
             case unknown:

@@ -7,6 +7,7 @@ coatcheck, so that coatcheck itself needs none.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -54,6 +55,12 @@ class GatedStore:
     def new_round(self) -> None:
         """Forget what this process had loaded."""
         self._first_seen.clear()
+
+    async def settle(self) -> None:
+        """Wait until what was to be written has been written, by writing something that nobody reads."""
+        key, holder = os.urandom(32), os.urandom(16)
+        await self._inner.acquire(key, holder, seconds=1.0)
+        await self._inner.release(key, holder, mark=None)
 
     async def load(self, key: bytes) -> SessionRow | None:
         """See `SessionStore.load`."""

@@ -54,7 +54,7 @@ async def test_nobody_is_left_behind_though_the_test_fails_and_a_worker_is_stopp
     with pytest.raises(ZeroDivisionError):
         async with Fleet() as fleet:
             workers += await fleet.start(plan(tmp_path), 2)
-            workers[0].freeze()
+            await workers[0].freeze()
             raise ZeroDivisionError
     assert not any(map(alive, workers))
 
@@ -74,7 +74,7 @@ async def test_a_killed_worker_answers_nobody_and_can_be_replaced(tmp_path: Path
 async def test_a_stopped_worker_answers_when_it_goes_on(tmp_path: Path) -> None:
     async with Fleet() as fleet:
         [worker] = await fleet.start(plan(tmp_path))
-        worker.freeze()
+        await worker.freeze()
         asked = asyncio.create_task(one(Call(worker.port, PUBLIC_URL, "")))
         await asyncio.wait((asked,), timeout=0.2)
         assert not asked.done()

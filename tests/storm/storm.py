@@ -182,7 +182,7 @@ class _Storm:
         await holder.arm("renewal.answered")
         answers = await self._volley([holder], share)
         await holder.reached("renewal.answered", seconds=_SOON)
-        holder.freeze()
+        await holder.freeze()
         try:
             await asyncio.sleep(max(self.wanted.lease_times) + _LOSES_LEASE)  # the clock of a lease is a database's
             answers += await self._volley(others, self.wanted.calls - share - after)
@@ -201,7 +201,7 @@ class _Storm:
         await holder.arm("renewal.lease_held")
         waiting = [asyncio.create_task(self._volley([holder], 1))]
         await holder.reached("renewal.lease_held", seconds=_SOON)
-        holder.freeze()
+        await holder.freeze()
         try:
             waiting.append(asyncio.create_task(self._volley([holder], share - 1)))
             answers = await self._volley(others, self.wanted.calls - share)

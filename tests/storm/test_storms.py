@@ -77,36 +77,55 @@ async def test_a_slow_provider_does_not_cost_the_lease(world: World) -> None:
 async def test_a_holder_that_was_stopped_before_sending_sends_nothing_after_its_successor(
     world: World, store: StoreName
 ) -> None:
-    renewed, late, refreshes = await stopped_before_sending(world, store)
+    renewed, late, refreshes = await stopped_at("renewal.lease_held", world, store, "strict")
     assert (renewed.status, late.status, refreshes) == (200, 200, 1)
     assert renewed.access_token == late.access_token
 
 
 async def test_control_without_the_lease_it_sends_what_its_successor_has_sent(world: World) -> None:
-    *_, refreshes = await stopped_before_sending(world, "sqlite", without="lease")
+    *_, refreshes = await stopped_at("renewal.lease_held", world, "sqlite", "strict", without="lease")
     assert refreshes == 2
 
 
-async def stopped_before_sending(
-    world: World, store: StoreName, *, without: Protection | None = None
+@pytest.mark.spec("REF-04")
+async def test_a_holder_that_was_stopped_behind_its_mark_looks_at_the_clock_before_it_sends(world: World) -> None:
+    """Where a successor may send again, only the clocks of the holder keep it from sending, too."""
+    renewed, late, refreshes = await stopped_at("renewal.marked", world, "sqlite", "none")
+    assert (renewed.status, late.status, refreshes) == (200, 200, 1)
+    assert renewed.access_token == late.access_token
+
+
+@pytest.mark.spec("REF-10")
+async def test_behind_a_mark_nobody_sends_what_must_not_come_twice(world: World) -> None:
+    """One clean end: the process that stands behind the mark sends nothing either, when it goes on."""
+    lost, late, refreshes = await stopped_at("renewal.marked", world, "sqlite", "strict")
+    assert (lost.status, lost.code, late.status, refreshes) == (401, "renewal_lost", 401, 0)
+
+
+async def stopped_at(
+    point: str, world: World, store: StoreName, profile: Profile, *, without: Protection | None = None
 ) -> tuple[CallAnswer, CallAnswer, int]:
-    """Return what the successor's caller got, what the holder's got, and how often the provider was asked."""
-    plan = world.plan(store, "strict", lease_times=LEASE_TIMES, without=without)
+    """
+    Stop a holder at *point* until its successor has answered.
+
+    Returns what the successor's caller got, what the holder's got, and how often the provider was asked.
+    """
+    plan = world.plan(store, profile, lease_times=LEASE_TIMES, without=without)
     async with Fleet() as fleet:
-        stage = await Stage.of(world, fleet, plan, "strict", workers=2)
+        stage = await Stage.of(world, fleet, plan, profile, workers=2)
         holder, successor = stage.workers
         [visitor] = await log_in(successor)
         await stage.expire()
-        await holder.arm("renewal.lease_held")
+        await holder.arm(point)
         waiting = asyncio.create_task(visitor.ask(holder))
-        await holder.reached("renewal.lease_held")
-        holder.freeze()
-        renewed = await visitor.ask(successor)
+        await holder.reached(point)
+        await holder.freeze()
+        answer = await visitor.ask(successor)
         holder.thaw()
-        await holder.release("renewal.lease_held")
+        await holder.release(point)
         late = await waiting
         await stage.drain()
-    return renewed, late, await stage.log.refreshes()
+    return answer, late, await stage.log.refreshes()
 
 
 @pytest.mark.spec("REF-08")
