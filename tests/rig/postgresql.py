@@ -106,6 +106,10 @@ class PostgreSQL:
         """What the server has printed so far."""
         return (self._folder / "log").read_text(errors="replace")
 
+    def file(self, path: str) -> bytes:
+        """A file of the server's data, as it is on the disk now."""
+        return (self._folder / "data" / path).read_bytes()
+
     def stop(self, how: Stop = "fast") -> None:
         """End the server: *fast* tells its clients, *immediate* is a crash. `restart` brings it back."""
         if self._process.poll() is None:

@@ -58,6 +58,10 @@ class Valkey:
         """A database that nobody else uses."""
         return self.url_at(port or self.port, database=next(self._fresh))
 
+    def files(self) -> list[bytes]:
+        """What lies on the disk now. There is something where the server is *durable*."""
+        return [path.read_bytes() for path in Path(self._folder.name).rglob("*") if path.is_file()]
+
     @property
     def pid(self) -> int:
         return self._program.pid

@@ -12,86 +12,27 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page
 
 from coatcheck.sessions.seal import new_key
-from tests.rig.echo_api import EchoAPI
-from tests.rig.oidc_provider import OIDCProvider
-from tests.rig.programs import Program, free_port
-from tests.rig.wiretap import Message, Wiretap
+from tests.rig.programs import Program
 from tests.scenarios.canaries import leaks, overheard, spellings
-from tests.scenarios.gateway import Application, gateway
+from tests.scenarios.canary_line import EAVESDROPPER, KINDS, TTL, Line, Seen, found_in_answers, tapped_line
+from tests.scenarios.gateway import gateway
 from tests.scenarios.waiting import until_expired
 
-EAVESDROPPER = {"PYTHONPATH": str(Path(__file__).parent / "eavesdropper"), "PYTHONASYNCIODEBUG": "1"}
-TTL = 3
 WRONG_CODE = "a-code-that-the-provider-never-issued"
-
-KINDS = {
-    "access token",
-    "refresh token",
-    "id_token",
-    "code",
-    "code_verifier",
-    "state",
-    "nonce",
-    "authorization",
-    "login cookie",
-    "session cookie",
-    "logout sid",
-    "client secret",
-    "sealing key",
-}
 
 pytestmark = pytest.mark.browser
 
 
-@dataclass
-class Line:
-    """The provider and the application, each behind a tap."""
-
-    provider: OIDCProvider
-    application: Application
-    to_provider: Wiretap
-    to_application: Wiretap
-    api: EchoAPI
-
-
-@dataclass
-class Seen:
-    """What an eavesdropper, a browser and a thief of the disk got to see of one tour."""
-
-    canaries: dict[str, set[str]]
-    output: bytes
-    answers: list[Message]
-    files: bytes
-
-
 @pytest.fixture
 def line() -> Iterator[Line]:
-    """A provider of its own, because its issuer is the address of the tap."""
-    tapped, real = free_port(), free_port()
-    application = Application(free_port(), front_port=free_port())
-    assert application.front_port
-    with (
-        Wiretap.between(tapped, real) as to_provider,
-        Wiretap.between(application.front_port, application.port) as to_application,
-        OIDCProvider.start(port=real, env={"OP_ISSUER": f"http://127.0.0.1:{tapped}"}) as provider,
-        EchoAPI.serve() as api,
-    ):
-        yield Line(provider, application, to_provider, to_application, api)
-
-
-def register(line: Line):
-    return line.provider.add_client(
-        redirect_uris=line.application.redirect_uri,
-        post_logout_redirect_uris=line.application.post_logout_redirect_uri,
-        x_access_token_ttl=TTL,
-    )
+    with tapped_line() as tapped:
+        yield tapped
 
 
 def tour(page: Page, line: Line, *, calls: tuple[str, ...]) -> None:
@@ -151,26 +92,6 @@ def look(line: Line, program: Program, folder: Path, *, key: str, client_secret:
     )
 
 
-def found_in_answers(seen: Seen) -> set[str]:
-    """
-    What the browser got to see and should not have.
-
-    A cookie may have what belongs into cookies; a redirect what the front channel of OpenID Connect carries, which is
-    `state`, `nonce` and the id_token_hint of a logout; and the page its own logout link.
-    """
-    found: set[str] = set()
-    for answer in seen.answers:
-        for header in answer.lines:
-            name = header.partition(b":")[0].lower()
-            allowed = {
-                b"set-cookie": ("login cookie", "session cookie"),
-                b"location": ("state", "nonce", "id_token"),
-            }.get(name, ())
-            found |= set(leaks(seen.canaries, header, allowed=allowed))
-        found |= set(leaks(seen.canaries, answer.body, allowed=("logout sid",)))
-    return found
-
-
 def assert_everything_happened(seen: Seen) -> None:
     """A search that looks for nothing, or nowhere, finds nothing."""
     assert {kind for kind, values in seen.canaries.items() if values} == KINDS
@@ -192,7 +113,7 @@ def assert_everything_happened(seen: Seen) -> None:
 @contextmanager
 def library(line: Line, folder: Path, key: str, *, careless: bool = False) -> Iterator[tuple[Program, str]]:
     """The application of `canary_app.py` on uvicorn, as chatty as it can be."""
-    client = register(line)
+    client = line.register()
     secret = client.client_secret or ""
     env = {
         **EAVESDROPPER,
@@ -213,7 +134,7 @@ def library(line: Line, folder: Path, key: str, *, careless: bool = False) -> It
 
 @pytest.mark.spec("LOG-01", "LOG-03", "OAU-32")
 def test_the_gateway_shows_no_secret_in_logs_answers_and_files(line: Line, page: Page, tmp_path: Path):
-    client = register(line)
+    client = line.register()
     frontend = tmp_path / "dist"
     frontend.mkdir()
     (frontend / "index.html").write_text("<!doctype html><title>shop</title><h1>Shop</h1>")
