@@ -28,7 +28,8 @@ class WorkerPlan:
     One application; all workers with the same plan (but for the number) share its sessions.
 
     *store* is the URL of the one store for sessions and coordination. Without *lease_times* leases are
-    as in production. *without* names a protection that the rig takes away from the store.
+    as in production. *without* names a protection that the rig takes away from the store. *token_endpoint* is where
+    token requests go instead of where the issuer says: to a fault proxy, for instance.
     """
 
     public_url: str
