@@ -56,15 +56,25 @@ class TableUserTokenStore:
 
 
 class Scene:
-    """An application: `tokens` over sessions of one kind, or over a `store` of its own."""
+    """
+    An application: `tokens` over sessions of one kind, or over a `store` of its own.
+
+    *clock* is that of its machine; the authorization server goes by *provider_clock* if that is another one.
+    """
 
     def __init__(
-        self, *, cookies: bool = False, coordination: type[MemoryStore] = MemoryStore, **tokens_arguments: Any
+        self,
+        *,
+        cookies: bool = False,
+        coordination: type[MemoryStore] = MemoryStore,
+        clock: HandClock | None = None,
+        provider_clock: HandClock | None = None,
+        **tokens_arguments: Any,
     ) -> None:
-        self.clock = HandClock()
+        self.clock = clock or HandClock()
         self.coordination = coordination(self.clock)
         self.keys = [new_key()]
-        self.service = TokenService(self.clock)
+        self.service = TokenService(provider_clock or self.clock)
         self.pauses: list[float] = []
         self.sessions: Sessions
         if cookies:

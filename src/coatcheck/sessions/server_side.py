@@ -141,7 +141,9 @@ class ServerSideSessions:
             raise SessionGone("the tokens of the session cannot be opened") from broken
 
     async def replace_tokens(self, row: SessionRow, data: bytes, *, version: int) -> SessionRow:
-        """Store new tokens by compare-and-swap and return the row as it is now."""
+        """Store new tokens by compare-and-swap and return the row as it is now; `SessionGone` after its end."""
+        if self._clock.time() >= row.expires_at:  # nothing moves it, and the store may have the row still
+            raise SessionGone("the session has ended")
         sealed = self._vault.seal(row.key, "tokens", data)
         await self._store.update(row.key, ReplacePart("tokens", sealed, version))
         return replace(row, tokens=sealed, tokens_version=version + 1)
