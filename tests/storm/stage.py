@@ -244,6 +244,11 @@ class Stage:
         """Start the workers."""
         return cls(plan, TokenLog(world.provider(profile), plan), await fleet.start(plan, workers))
 
+    @property
+    def now(self) -> float:
+        """The instant that the clocks of the workers show."""
+        return time.time() + self._offset
+
     async def expire(self) -> None:
         """Move the clocks until every token has expired."""
         await self.drain()
