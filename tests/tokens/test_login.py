@@ -19,6 +19,8 @@ from coatcheck.errors import (
 from coatcheck.oauth.authorize import AuthorizationCode, AuthorizationTransaction, new_transaction
 from coatcheck.oauth.client import Client
 from coatcheck.oauth.messages import Response
+from coatcheck.sessions.store import SessionRow
+from coatcheck.stores import MemoryStore
 from coatcheck.tokens import User, UserToken, UserTokenRequestParameters, coordinator
 from tests.tokens.scene import CLIENT, LIFETIME, Scene, TableUserTokenStore
 from tests.tokens.token_service import ISSUER, error
@@ -151,6 +153,24 @@ async def test_a_logout_without_a_token_or_without_a_store_revokes_nothing(caplo
     await Scene(store=Unreadable()).tokens.revoke(user)
     assert len(caplog.records) == 1
     assert scene.service.revoked == []
+
+
+@pytest.mark.spec("REF-23")
+async def test_a_logout_that_cannot_look_again_revokes_what_its_request_began_with() -> None:
+    class AnswersOnce(MemoryStore):
+        loads = 0
+
+        async def load(self, key: bytes) -> SessionRow | None:
+            self.loads += 1
+            if self.loads > 1:
+                raise StoreUnavailable("the store does not answer any more")
+            return await super().load(key)
+
+    scene = Scene()
+    scene.replace_session_store(AnswersOnce(scene.clock))
+    browser = await scene.log_in()
+    await scene.tokens.revoke(await browser.request())
+    assert scene.service.revoked == ["refresh-1"]
 
 
 async def test_a_logout_during_a_renewal_revokes_what_comes_of_it() -> None:

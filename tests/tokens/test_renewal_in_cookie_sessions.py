@@ -8,8 +8,10 @@ from datetime import timedelta
 
 import pytest
 
-from coatcheck.errors import LoginRequired, TokenUnavailable
+from coatcheck.coordination import Lease
+from coatcheck.errors import LoginRequired, StoreUnavailable, TokenUnavailable
 from coatcheck.oauth.messages import Response
+from coatcheck.stores import MemoryStore
 from coatcheck.tokens import TokenState, User, UserTokenRequestParameters
 from tests.tokens.scene import LIFETIME, STALE, Browser, Scene, forced
 
@@ -249,3 +251,26 @@ async def test_a_renewed_token_is_fresh_in_the_next_request(scene: Scene) -> Non
     assert (await browser.stored()).state(scene.clock.time()) is TokenState.FRESH
     await scene.tokens.user_token(await browser.request())
     assert scene.service.refreshes == 1
+
+
+@pytest.mark.spec("REF-08")
+async def test_whoever_waits_gets_the_renewed_token_though_it_is_not_written_yet() -> None:
+    """What can be read from the store meanwhile is the old token: no answer to somebody who waited for a new one."""
+
+    class CannotBeWritten(MemoryStore):
+        leased = False
+
+        async def acquire(self, key: bytes, holder: bytes, *, seconds: float) -> Lease | None:
+            self.leased = True
+            return await super().acquire(key, holder, seconds=seconds)
+
+        async def add(self, key: bytes, value: bytes, *, until: float) -> bool:
+            if self.leased:
+                raise StoreUnavailable("the disk is full")
+            return await super().add(key, value, until=until)
+
+    scene = Scene(cookies=True, coordination=CannotBeWritten)
+    browser = await scene.log_in()
+    scene.clock.forward(LIFETIME)
+    tokens = await asyncio.gather(*[scene.tokens.user_token(user) for user in await parallel_requests(browser, 3)])
+    assert [token.state(scene.clock.time()) for token in tokens] == [TokenState.FRESH] * 3

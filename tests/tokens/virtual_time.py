@@ -19,11 +19,11 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def __init__(self, clock: HandClock) -> None:
         super().__init__(_Jumping(clock))
-        self._hands = clock
+        self.hands = clock
         self._clock_resolution = 1e-4  # more than a timedelta rounds off, or the next timer is never quite reached
 
     def time(self) -> float:
-        return self._hands.monotonic()
+        return self.hands.monotonic()
 
 
 class _Jumping(selectors.SelectSelector):

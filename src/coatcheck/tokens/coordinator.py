@@ -153,11 +153,21 @@ class RenewalCoordinator:
         """
         Return the token that is stored once no renewal of it is under way: the one that is worth revoking.
 
-        After a moment, or when it is not renewed, the one that is stored now. Raises as `Renewer.stored`.
+        After a moment, the one that is stored then; while its store is away, the one with which the request began.
+
+        Raises:
+            LoginRequired: there is none any more.
+            StoreUnavailable: nobody can say; a store of the application's own only.
         """
-        token = await self._renewer.stored(user, parameters)
-        with suppress(TimeoutError):
+        try:
+            token = await self._store.get_token(user, parameters)
+        except SessionGone as error:
+            raise LoginRequired("the session ended meanwhile", code="session_ended") from error
+        if token is None:
+            raise LoginRequired("no token is stored for this user any more", code="login_required")
+        with suppress(TimeoutError, StoreUnavailable):
             async with asyncio.timeout(_SETTLING_SECONDS):
+                token = await self._renewer.stored(user, parameters)
                 while (grant := self._grant(parameters, token)) in self._flights:
                     await self._flights.landed(grant)
                     token = await self._renewer.stored(user, parameters)
@@ -237,9 +247,11 @@ class RenewalCoordinator:
     async def _beside(self, user: User, outcome: Renewed) -> UserToken:
         """Have the response of this request carry what another one has renewed, too."""
         try:
-            return await self._renewer.stored(user, outcome.parameters)
+            stored = await self._renewer.stored(user, outcome.parameters)
         except StoreUnavailable:
             return outcome.token
+        # What was renewed may not be written yet, for want of a store: then an older one is there still.
+        return stored if stored.issued_at >= outcome.token.issued_at else outcome.token
 
     def _works(self, token: UserToken, parameters: UserTokenRequestParameters) -> bool:
         return token.state(self._clock.time()) is not TokenState.EXPIRED and not parameters.force_renewal
