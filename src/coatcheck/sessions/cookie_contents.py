@@ -17,7 +17,7 @@ class Head:
     these very tokens may still wait in the coordination store (see `pending.py`).
     """
 
-    id: str
+    id: str = field(repr=False)
     iss: str
     sub: str
     sid: str | None

@@ -10,7 +10,7 @@ RFC 9110 section 10.2.3.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 FAILURES_TO_OPEN = 5
 """Failures in a row, of requests that set out one after the other, after which a circuit is open."""
@@ -28,7 +28,7 @@ _EVERYBODY = object()
 class Passage:
     """One request on its way, and what was known of its circuit when it set out."""
 
-    who: Hashable
+    who: Hashable = field(repr=False)
     successes: int
     steps: int
     probe: bool

@@ -47,7 +47,7 @@ class ClientTokenRequest:
     scope: str | None = None
     resource: tuple[str, ...] = ()
     form_parameters: Form = field(default=(), repr=False)
-    context: Mapping[str, Any] = field(default_factory=nothing)
+    context: Mapping[str, Any] = field(default_factory=nothing, repr=False)
 
     def key(self, client: str) -> Hashable:
         """Everything that changes the answer."""

@@ -129,7 +129,7 @@ class Tokens:
         }
         shared, ring = _coordination(coordination, keys, clock)
         names = GrantNames(ring.derive_all("grants"))
-        profiles = RotationProfiles(shared, names, clock=clock)
+        profiles = RotationProfiles(shared, names, ring, clock=clock)
         renewer = Renewer(
             self.store,
             clock=clock,

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
+from coatcheck import codec
 from coatcheck.clock import Clock
 from coatcheck.coordination import ExpiringStore, SentMark
-from coatcheck.errors import StaleVersion, StoreUnavailable
+from coatcheck.errors import SealBroken, StaleVersion, StoreUnavailable, UnknownSealKey
 from coatcheck.oauth.client import Client
 from coatcheck.oauth.rotation import Rotation, RotationKind, parse_rotation
+from coatcheck.sessions.seal import KeyRing
 from coatcheck.tokens.grant_names import GrantNames
 
 _log = logging.getLogger("coatcheck")
 
 _REMEMBERED = 90 * 24 * 3600.0
 """Seconds for which it stays known that refresh tokens of a registration are kept."""
-_KEPT = b"none"
+_PURPOSE = "rotation profile"
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What is stored: refresh tokens were kept, which is believed until an instant (seconds since the epoch)."""
+
+    until: float
+
+
+_decode_kept = codec.decoder(_Kept).decode
 
 
 def may_send_again(profile: Rotation, mark: SentMark, *, now: float) -> bool:
@@ -38,12 +51,14 @@ class RotationProfiles:
     """
     The rotation profile of each registration. What is learned is shared, so that a process which starts anew knows it.
 
-    *store_keys* names a registration in *store*, once for each key of the ring.
+    *names* names a registration in *store*, once for each key of *ring*. What is written there is sealed: whoever could
+    write "refresh tokens are kept" for a provider that spends them would have one sent twice, which ends its grant.
     """
 
-    def __init__(self, store: ExpiringStore, names: GrantNames, *, clock: Clock) -> None:
+    def __init__(self, store: ExpiringStore, names: GrantNames, ring: KeyRing, *, clock: Clock) -> None:
         self._store = store
         self._names = names
+        self._ring = ring
         self._clock = clock
         self._configured: dict[str, Rotation] = {}
         self._kept: dict[tuple[str, str], bool] = {}
@@ -67,9 +82,8 @@ class RotationProfiles:
         known = self.known(client)
         if known.kind is not RotationKind.LEARN or _name(client) in self._kept:
             return known
-        found = [await self._store.get(key) for key in self._names.registration(client)]
-        kept = any(value is not None and value.value == _KEPT for value in found)
-        return Rotation(RotationKind.NONE) if kept else known
+        kept = [await self._believes(name) for name in self._names.registration(client)]
+        return Rotation(RotationKind.NONE) if any(kept) else known
 
     async def learn(self, client: Client, *, kept: bool) -> None:
         """Note whether a refresh has kept its refresh token. Only news are written down; a failure costs only them."""
@@ -84,17 +98,29 @@ class RotationProfiles:
                     self._kept.pop(name)  # the next refresh tries again
                     _log.debug("what was learned about refresh tokens of %s is not written: %s", client.issuer, error)
 
+    async def _believes(self, name: bytes) -> bool:
+        """Say whether it was learned, and by us, that refresh tokens are kept. What cannot be opened says nothing."""
+        found = await self._store.get(name)
+        if found is None:
+            return False
+        try:
+            kept = _decode_kept(self._ring.open(found.value, purpose=_PURPOSE, aad=(name,)))
+        except (SealBroken, UnknownSealKey, codec.DecodeError):
+            return False
+        return self._clock.time() < kept.until
+
     async def _write(self, client: Client, *, kept: bool) -> None:
         key = self._names.registration(client)[0]
         until = self._clock.time() + _REMEMBERED
+        sealed = self._ring.seal(codec.encode(_Kept(until)), purpose=_PURPOSE, aad=(key,))
         if not kept:
             for each in self._names.registration(client):
                 await self._store.discard(each)
-        elif not await self._store.add(key, _KEPT, until=until):
+        elif not await self._store.add(key, sealed, until=until):
             held = await self._store.get(key)
             if held is not None:
                 try:
-                    await self._store.replace(key, _KEPT, version=held.version, until=until)
+                    await self._store.replace(key, sealed, version=held.version, until=until)
                 except StaleVersion:
                     return  # another process has just written the same
 

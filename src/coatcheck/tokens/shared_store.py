@@ -68,6 +68,10 @@ class SharedUserTokenStore:
     *store* is any `ExpiringStore`, for instance a `SQLiteStore` for the processes of one machine. Everything in it is
     sealed with *keys*: the first seals, all open; drop an old key a *lifetime* after it was the first. The *lifetime*
     of a grant counts from its login; a renewal does not prolong it. A user needs no session: `User(iss, sub)` will do.
+
+    A grant is found by the user and the *name* of the client registration. Tools that are different registrations and
+    have the same store and keys must not give both the name `default`, or each would use the tokens of the other: call
+    them by different names, or bind the keys, `KeyRing(keys).bound_to("name of the tool")`.
     """
 
     def __init__(
@@ -152,7 +156,8 @@ class SharedUserTokenStore:
         for name in self._names(user, client):
             found = await self._get(name)
             shared = None if found is None else self._opened(found)
-            if found is not None and shared is not None and shared.grant is not None:
+            # The end that is sealed counts, too: the one beside it is the database's to change.
+            if found and shared and shared.grant is not None and self._clock.time() < shared.expires_at:
                 return _Held(found, shared.expires_at, shared.grant)
         return None
 

@@ -65,7 +65,7 @@ class UserToken:
 
     *expires_at* is None when the authorization server did not say. *dpop_key* is the private key (JWK, as text) that
     the token is bound to. An empty *access_token* means that there is none yet, only something to renew it with: see
-    `from_refresh_token`. `Tokens.user_token` never returns such a value.
+    `from_refresh_token`. `Tokens.user_token` never returns such a value. An empty *refresh_token* is none.
     """
 
     access_token: str = field(repr=False)
@@ -76,6 +76,12 @@ class UserToken:
     refresh_token: str | None = field(default=None, repr=False)
     id_token: str | None = field(default=None, repr=False)
     dpop_key: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        # A column of an application's own store may be empty and not null. Renewals go by the refresh token, so users
+        # with the same one, be it empty, would be taken for sessions of one grant.
+        if self.refresh_token == "":
+            object.__setattr__(self, "refresh_token", None)
 
     @classmethod
     def from_refresh_token(
