@@ -255,7 +255,7 @@ async def test_either_clock_tells_that_the_lease_ran_out(clock: str) -> None:
     setattr(own_clock, f"ahead_{clock}", 60.0)
     process.wake()
     assert (await flight).state(scene.clock.time()) is TokenState.FRESH
-    assert process.leases == 2
+    assert process.leases == 3, "the second one only sees to it that no mark has stayed behind"
     assert scene.service.refreshes == 1
 
 
@@ -288,6 +288,22 @@ async def test_a_holder_that_was_held_up_with_its_answer_overwrites_nothing_newe
     assert await flight == newest
     assert await scene.tokens.user_token(await browser.request()) == newest
     assert scene.service.refreshes == 3
+
+
+@pytest.mark.spec("REF-04")
+async def test_a_holder_that_was_held_up_overwrites_nothing_newer_beside_a_kept_refresh_token(kind: str) -> None:
+    """A store of one's own need not compare more than refresh tokens, and both have the same."""
+    scene = scene_of(kind, client=NONE)
+    scene.service.rotation = False
+    browser = await expired(scene)
+    zombie = Process(scene, stops_at="before_write")
+    flight = await zombie.stand_still(browser)
+    scene.clock.forward(timedelta(seconds=6))
+    newest = await scene.tokens.user_token(await browser.request())
+    zombie.wake()
+    assert await flight == newest
+    assert await scene.tokens.user_token(await browser.request()) == newest
+    assert scene.service.refreshes == 2
 
 
 # The answer is lost

@@ -8,6 +8,9 @@ if this process cannot extend it.
 Whoever sends must be sure that the lease is still held. The store says so at the mark; from there to the sending only
 our own clocks can, and both are asked: the wall clock goes on while a machine is suspended, the monotonic one is not
 set back. Both count from *before* the store was asked.
+
+A mark that stays behind says that something is in doubt. So a holder that knows better, but was overtaken while it was
+held up or the store was away, takes the lease once more and takes its mark back.
 """
 
 from __future__ import annotations
@@ -21,7 +24,6 @@ from dataclasses import dataclass
 from coatcheck.clock import Clock
 from coatcheck.coordination import LeaseStore, SentMark
 from coatcheck.errors import LeaseLost, StoreUnavailable, TokenUnavailable
-from coatcheck.telemetry import lease_wait
 
 _log = logging.getLogger("coatcheck")
 
@@ -33,10 +35,10 @@ _SLOW_LOOK = 0.1
 
 _LONGEST_WAIT = 60.0
 _RELEASE_PAUSE = 0.5
-_RELEASES = 1200
+_RELEASES = 2 * 24 * 3600
 """
-Times that giving back is tried, with that pause. Once the store answers again it has to be soon: a mark that stays
-behind says that something is in doubt that is not.
+Times that giving back is tried, with that pause: a day. Once the store answers again it has to be soon, because whoever
+finds the mark waits only a few seconds for somebody who knows better.
 """
 
 
@@ -70,14 +72,12 @@ class Leases:
             TokenUnavailable: somebody else has held it for a minute.
         """
         lease = HeldLease(self)
-        began = self.clock.monotonic()
         try:
             for name in names:
                 await lease.take(name)
         except BaseException:
             await lease.release()
             raise
-        lease_wait.record(self.clock.monotonic() - began)
         return lease
 
     def release_later(self, lease: HeldLease) -> None:
@@ -115,6 +115,9 @@ class HeldLease:
         self._runs_until = (0.0, 0.0)
         self._seconds = leases.times.initial
         self._heart: asyncio.Task[None] | None = None
+        self._asking = asyncio.Lock()
+        self._written: SentMark | None = None  # or perhaps written: nobody heard of it
+        self._second_holder = secrets.token_bytes(16)
         self.mark: SentMark | None = None
         self.sends = 0
         self.handed_over = False
@@ -125,7 +128,7 @@ class HeldLease:
         look = _FIRST_LOOK
         while not await self._taken(name):
             if self._clock.monotonic() - began > _LONGEST_WAIT:
-                raise TokenUnavailable("another process has been renewing this token for a minute")
+                raise TokenUnavailable("another process has been fetching this token for a minute")
             await asyncio.sleep(look)
             slow = self._clock.monotonic() - began > _SLOW_AFTER
             look = _SLOW_LOOK if slow else min(look * 1.5, _LONGEST_LOOK)
@@ -156,11 +159,13 @@ class HeldLease:
         """
         before = self.mark
         mark = SentMark(began) if before is None else SentMark(before.sent_at, before.sends + 1)
-        runs_from = self._now()
-        for name in self._names:
-            await self._store.mark_sent(name, self._holder, mark, seconds=seconds, until=until)
-        self._seconds = seconds
-        self._count_from(runs_from)
+        async with self._asking:  # a heartbeat that is under way would make the lease short again
+            runs_from = self._now()
+            self._written = mark
+            for name in self._names:
+                await self._store.mark_sent(name, self._holder, mark, seconds=seconds, until=until)
+            self._seconds = seconds
+            self._count_from(runs_from)
         self.mark = mark
         self.sends = mark.sends
 
@@ -171,48 +176,79 @@ class HeldLease:
         Raises:
             LeaseLost: it does not: this process was held up. Send nothing.
         """
-        ends = self._runs_until
-        now = self._now()
-        if self._lost or min(ends[0] - now[0], ends[1] - now[1]) < at_least:
+        if self._lost or self._remaining() < at_least:
             raise LeaseLost("the lease on a grant ran out while this process was held up; nothing was sent")
 
+    @property
+    def is_held(self) -> bool:
+        """Whether it still runs by both clocks; a store may know better."""
+        return not self._lost and self._remaining() > 0
+
+    def _remaining(self) -> float:
+        now = self._now()
+        return min(self._runs_until[0] - now[0], self._runs_until[1] - now[1])
+
     async def release(self) -> None:
-        """Give the lease back, leaving `mark`; in the background if the store does not answer now."""
+        """Give the lease back, leaving `mark`; in the background if that cannot be done now."""
         await self._stop_the_heart()
         try:
-            await self._release()
+            done = await self._released()
         except StoreUnavailable:
+            done = False
+        if not done:
             self._leases.release_later(self)
 
     async def release_patiently(self) -> None:
-        """Give the lease back as soon as the store answers, or after ten minutes leave it to run out."""
-        fault = ""
+        """Give the lease back as soon as the store answers, or after a day leave it to run out."""
+        fault = "somebody else always holds it"
         for _ in range(_RELEASES):
             await asyncio.sleep(_RELEASE_PAUSE)
             try:
-                return await self._release()
+                if await self._released():
+                    return
             except StoreUnavailable as error:
                 fault = str(error)
         _log.warning("the lease on a grant could not be given back, so it runs out by itself: %s", fault)
 
-    async def _release(self) -> None:
+    async def _released(self) -> bool:
+        """Give every name back; False if somebody else holds one that has a mark of ours."""
         while self._names:
-            await self._store.release(self._names[-1], self._holder, mark=self.mark)
+            name = self._names[-1]
+            await self._store.release(name, self._holder, mark=self.mark)
+            settled = self._written in (None, self.mark)
+            if not settled and not self.is_held and not await self._taken_back(name):
+                return False
             self._names.pop()
+        return True
+
+    async def _taken_back(self, name: bytes) -> bool:
+        """
+        Take the mark back that we wrote, if an overtaker has left it; False while it cannot be looked at.
+
+        By another holder than before: what was sent by that one, and is late, finds nothing to change.
+        """
+        lease = await self._store.acquire(name, self._second_holder, seconds=self._leases.times.initial)
+        if lease is None:
+            return False
+        left, ours = lease.mark, self._written
+        is_ours = left is not None and ours is not None and left.sent_at == ours.sent_at and left.sends <= ours.sends
+        await self._store.release(name, self._second_holder, mark=self.mark if is_ours else left)
+        return True
 
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(self._leases.times.beat)
-            runs_from = self._now()
-            try:
-                for name in tuple(self._names):
-                    await self._store.extend(name, self._holder, seconds=self._seconds)
-            except LeaseLost:
-                self._lost = True
-                return
-            except StoreUnavailable:
-                continue
-            self._count_from(runs_from)
+            async with self._asking:
+                runs_from = self._now()
+                try:
+                    for name in tuple(self._names):
+                        await self._store.extend(name, self._holder, seconds=self._seconds)
+                except LeaseLost:
+                    self._lost = True
+                    return
+                except StoreUnavailable:
+                    continue
+                self._count_from(runs_from)
 
     async def _stop_the_heart(self) -> None:
         heart, self._heart = self._heart, None

@@ -24,13 +24,14 @@ from coatcheck.errors import (
 )
 from coatcheck.oauth.rotation import RotationKind
 from coatcheck.oauth.token import TokenSet
+from coatcheck.telemetry import lease_wait
 from coatcheck.tokens.endpoint import TokenEndpoint
 from coatcheck.tokens.freshness import TokenState, expiry_margin
 from coatcheck.tokens.grant_names import GrantNames
 from coatcheck.tokens.lease import Leases
 from coatcheck.tokens.refreshed_id_token import OtherSubject, id_token_to_keep
 from coatcheck.tokens.sending import Checkpoints, Due, InDoubt, Sender, decided
-from coatcheck.tokens.store import UserTokenStore
+from coatcheck.tokens.store import SessionUserTokenStore, UserTokenStore
 from coatcheck.tokens.values import User, UserToken, UserTokenRequestParameters
 from coatcheck.tokens.verdicts import (
     Verdict,
@@ -52,6 +53,11 @@ _REREAD_PAUSES = (0.0, 0.1, 0.4, 1.0)
 """
 Seconds before each look at the store before a session ends: somebody who has used the refresh token may be about to
 write what came of it, as soon as the store answers.
+"""
+_SETTLING_PAUSES = (0.1, 0.4, 0.5, 1.0, 1.0, 2.0)
+"""
+Seconds before each look at a mark that somebody else has left. If that one is alive it knows what came of its sending,
+and says so soon after its store is back: it notices within 2 s, tries every half second, and may be slow.
 """
 
 
@@ -82,6 +88,10 @@ class Refused:
 
 
 Outcome: TypeAlias = Renewed | Refused
+
+
+class _MayBeKnown(Exception):
+    """Nobody here knows what came of a sending; but the process that sent may, and may be about to say so."""
 
 
 class Renewer:
@@ -123,7 +133,11 @@ class Renewer:
         try:
             for _ in range(_ATTEMPTS):
                 with suppress(LeaseLost):  # nothing was sent; perhaps a successor has renewed meanwhile
-                    return await self._renew(user, parameters, seen, endpoint)
+                    try:
+                        return await self._renew(user, parameters, seen, endpoint, gives_up=False)
+                    except _MayBeKnown:
+                        await self._settle(user, parameters, seen, endpoint)
+                        return await self._renew(user, parameters, seen, endpoint, gives_up=True)
             held_up = "the lease on the grant was lost before anything was sent: this process is held up, or overloaded"
             return Refused(parameters, Verdict(VerdictKind.TRANSIENT, held_up))
         except LoginRequired as error:
@@ -156,15 +170,24 @@ class Renewer:
         await self._leases.drain(seconds=seconds)
 
     async def _renew(
-        self, user: User, parameters: UserTokenRequestParameters, seen: UserToken, endpoint: TokenEndpoint
+        self,
+        user: User,
+        parameters: UserTokenRequestParameters,
+        seen: UserToken,
+        endpoint: TokenEndpoint,
+        *,
+        gives_up: bool,
     ) -> Outcome:
+        """Do it once; unless it *gives_up*, raise `_MayBeKnown` where otherwise the session would end."""
         if seen.refresh_token is None:
             return Refused(parameters, no_refresh_token(parameters.client))
         names = self._names.grant(endpoint.client, seen.refresh_token)
         unwritten = self._writer.unwritten(names[0])
         if unwritten is not None:
             return Refused(parameters, unwritten.verdict)
+        began = self._clock.monotonic()
         lease = await self._leases.take(names)
+        lease_wait.record(self._clock.monotonic() - began)
         try:
             current = await self.stored(user, parameters)
             if current.refresh_token != seen.refresh_token:
@@ -174,26 +197,46 @@ class Renewer:
             if self._is_newer(current, seen, parameters):
                 return Renewed(parameters, current)
             await self._checkpoint("renewal.lease_held")
-            return await self._send(Due(user, parameters, current, endpoint, lease, names[0]))
+            due = Due(user, parameters, current, endpoint, lease, names[0], self._kept_until(user))
+            return await self._send(due, gives_up=gives_up)
         finally:
             if not lease.handed_over:
                 await lease.release()
+
+    def _kept_until(self, user: User) -> float | None:
+        """In a session tokens end with it; an application's own store may keep them for longer than any session."""
+        in_session = isinstance(self._store, SessionUserTokenStore) and user.session is not None
+        return user.session.session.expires_at if in_session and user.session is not None else None
+
+    async def _settle(
+        self, user: User, parameters: UserTokenRequestParameters, seen: UserToken, endpoint: TokenEndpoint
+    ) -> None:
+        """Let go of the lease, so that whoever has left its mark there may take it back, and look whether it did."""
+        names = self._names.grant(endpoint.client, seen.refresh_token or "")
+        for pause in _SETTLING_PAUSES:
+            await self._pause(pause)
+            lease = await self._leases.take(names)
+            await lease.release()
+            if lease.mark is None or (await self.stored(user, parameters)).refresh_token != seen.refresh_token:
+                return
 
     def _is_newer(self, current: UserToken, seen: UserToken, parameters: UserTokenRequestParameters) -> bool:
         if current.state(self._clock.time()) is not TokenState.FRESH:
             return False
         return not parameters.force_renewal or current.access_token != seen.access_token
 
-    async def _send(self, due: Due) -> Outcome:
+    async def _send(self, due: Due, *, gives_up: bool) -> Outcome:
         try:
             answer = await self._sender.send(due)
         except LeaseLost:
             raise
         except CoatcheckError as error:
             return await self._refused(due, error)
-        return await (self._in_doubt(due, answer) if isinstance(answer, InDoubt) else self._answered(due, answer))
+        if isinstance(answer, InDoubt):
+            return await self._in_doubt(due, answer, gives_up=gives_up)
+        return await self._answered(due, answer)
 
-    async def _in_doubt(self, due: Due, doubt: InDoubt) -> Outcome:
+    async def _in_doubt(self, due: Due, doubt: InDoubt, *, gives_up: bool) -> Outcome:
         """Go on with the access token while it works, and only then say that the renewal is lost."""
         issuer = due.endpoint.client.issuer
         profile = await self._sender.profiles.profile(due.endpoint.client)
@@ -202,11 +245,14 @@ class Renewer:
             decided("wait", profile)
             message = f"nobody knows whether {issuer} has renewed a token: {doubt.what}"
             return Refused(due.parameters, Verdict(VerdictKind.TRANSIENT, message, retry_after=self._works_for(due)))
+        if not gives_up and due.lease.sends == 0:
+            raise _MayBeKnown
         latest = await self._renewed_elsewhere(due)
-        if latest is not None:
+        if latest is None:
+            latest = await self._cleared(due)
+        if latest is not None and latest.refresh_token != due.token.refresh_token:
             return Renewed(due.parameters, latest)
         decided("lost", profile)
-        await self._store.clear_token(due.user, due.parameters)
         return Refused(due.parameters, renewal_lost(issuer, doubt.what, client=due.parameters.client))
 
     def _works_for(self, due: Due) -> timedelta | None:
@@ -223,9 +269,7 @@ class Renewer:
             latest = await self._renewed_elsewhere(due)
             if latest is None:
                 self._suspect(due)
-                await self._store.clear_token(due.user, due.parameters)
-                with suppress(LoginRequired):  # it is cleared, unless somebody wrote in this very moment
-                    latest = await self.stored(due.user, due.parameters)
+                latest = await self._cleared(due)
             if latest is not None and latest.refresh_token != due.token.refresh_token:
                 return Renewed(due.parameters, latest)
         return Refused(due.parameters, judge(error, issuer=due.endpoint.client.issuer))
@@ -245,6 +289,13 @@ class Renewer:
             latest = await self.stored(due.user, due.parameters)
             if latest.refresh_token != due.token.refresh_token:
                 return latest
+        return None
+
+    async def _cleared(self, due: Due) -> UserToken | None:
+        """Forget the grant; return what is stored all the same, because somebody wrote it in this very moment."""
+        await self._store.clear_token(due.user, due.parameters)
+        with suppress(LoginRequired):
+            return await self.stored(due.user, due.parameters)
         return None
 
     async def _answered(self, due: Due, answer: TokenSet) -> Outcome:
@@ -267,6 +318,8 @@ class Renewer:
         answer = Answer(due.user, due.parameters, token, due.token, due.endpoint, due.grant)
         await self._checkpoint("renewal.before_write")
         try:
+            if await self._overtaken(due, token):
+                raise StaleToken("somebody else has renewed it while this process was held up")
             await self._writer.write(answer)
         except StoreUnavailable as error:
             _log.error("renewed tokens are kept in memory until they can be written: %s", error)
@@ -285,6 +338,18 @@ class Renewer:
         await self._checkpoint("renewal.written")
         due.lease.mark = None
         return Renewed(due.parameters, token, sent=True)
+
+    async def _overtaken(self, due: Due, token: UserToken) -> bool:
+        """
+        Say whether somebody else has written a newer access token beside the refresh token that both have kept.
+
+        A store may compare nothing but refresh tokens, and those are the same.
+        """
+        if token.refresh_token != due.token.refresh_token or due.lease.is_held:
+            return False
+        with suppress(StoreUnavailable, LoginRequired):  # the write will find out the same
+            return (await self.stored(due.user, due.parameters)).access_token != due.token.access_token
+        return False
 
 
 def renews_inline(user: User) -> bool:

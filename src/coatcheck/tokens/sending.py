@@ -35,13 +35,17 @@ async def no_checkpoint(name: str) -> None:
 
 _QUICK = 5.0
 """Seconds within which a connection has to break for the request to be sent again while its callers wait."""
-_LONGEST_DOUBT = 30 * 24 * 3600.0
-"""Seconds for which it is remembered that a refresh token was sent, where no session says how long it is good for."""
+_LONGEST_DOUBT = 400 * 24 * 3600.0
+"""Seconds for which it is remembered that a refresh token was sent, where nothing says how long it is kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """What one flight is about: the *token* that is stored now and has to be renewed, under *lease*."""
+    """
+    What one flight is about: the *token* that is stored now and has to be renewed, under *lease*.
+
+    *kept_until* is the instant from which it is not stored any more, if that is known.
+    """
 
     user: User
     parameters: UserTokenRequestParameters
@@ -49,6 +53,7 @@ class Due:
     endpoint: TokenEndpoint
     lease: HeldLease
     grant: bytes
+    kept_until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +136,12 @@ class Sender:
 
     async def mark_and_check(self, due: Due, *, began: float) -> None:
         """Write the mark, then make sure that the lease is still ours in the moment of sending."""
-        session = due.user.session
         profile = self.profiles.known(due.endpoint.client)
         repeatable = profile.kind in (RotationKind.NONE, RotationKind.GRACE)
         seconds = self._times.initial if repeatable else self._times.sending
         await due.lease.mark_sent(
             began=began,
-            until=session.session.expires_at if session is not None else began + _LONGEST_DOUBT,
+            until=began + _LONGEST_DOUBT if due.kept_until is None else due.kept_until,
             seconds=seconds,
         )
         await self._checkpoint("renewal.marked")

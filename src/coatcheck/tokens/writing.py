@@ -29,7 +29,7 @@ another process concludes that they were lost.
 """
 _MOST_UNWRITTEN = 10_000
 _UNWRITTEN = 24 * 3600.0
-"""Seconds for which tokens are kept that cannot be written, where no session says how long."""
+"""Seconds for which tokens are kept at least that cannot be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Writer:
     Brings the answers of renewals into the store.
 
     An answer that cannot be written stays here, with its lease, and is written as soon as the store answers. What is
-    kept is bounded: 10,000 answers, each as long as its session.
+    kept is bounded: 10,000 answers, each for a day, or as long as its session.
     """
 
     def __init__(self, store: UserTokenStore, *, clock: Clock, pause: Callable[[float], Awaitable[None]]) -> None:
@@ -161,9 +161,11 @@ class Writer:
 
     def _keep(self, answer: Answer, verdict: Verdict) -> None:
         session = answer.user.session
-        remaining = _UNWRITTEN if session is None else session.session.expires_at - self._clock.time()
+        # A store of the application's own may keep a grant for longer than the session that has renewed it.
+        remaining = 0.0 if session is None else session.session.expires_at - self._clock.time()
         now = self._clock.monotonic()
-        self._unwritten.put(answer.grant, Unwritten(answer.token, verdict), now=now, until=now + remaining)
+        until = now + max(remaining, _UNWRITTEN)
+        self._unwritten.put(answer.grant, Unwritten(answer.token, verdict), now=now, until=until)
 
 
 def too_large(error: CookieTooLarge) -> Verdict:
