@@ -4,7 +4,7 @@ A renewal that needs a second request, and an answer that changes the type of th
 coatcheck does not prove possession at the token endpoint yet. What is shown here is the seam for it: a stub stands
 between `Tokens` and the authorization server, and its exchange is a generator as `coatcheck.transport.arun` drives
 them. It sends the refresh, is challenged for a nonce, and sends it again. To the rest of a renewal that is one sending.
-A real proof, and a client assertion of its own for the second request, are not shown: the stub copies all but the proof.
+A real proof, and a client assertion of its own for the second request, are not shown: the stub copies the rest.
 """
 
 from __future__ import annotations
