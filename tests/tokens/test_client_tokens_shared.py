@@ -56,6 +56,7 @@ class WatchedStore(MemoryStore):
 
     async def acquire(self, key: bytes, holder: bytes, *, seconds: float) -> Lease | None:
         self._fail()
+        self.looks += 1
         if self.meanwhile is not None:
             meanwhile, self.meanwhile = self.meanwhile, None
             await meanwhile()

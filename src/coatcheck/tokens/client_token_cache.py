@@ -8,13 +8,10 @@ rotated a token may be fetched once under each; that harms nobody, unlike a refr
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
-import random
-import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TypeAlias, TypeVar
@@ -22,9 +19,10 @@ from typing import TypeAlias, TypeVar
 from coatcheck import codec
 from coatcheck.clock import Clock
 from coatcheck.coordination import CoordinationStore
-from coatcheck.errors import LeaseLost, SealBroken, StaleVersion, StoreUnavailable, UnknownSealKey
+from coatcheck.errors import SealBroken, StaleVersion, StoreUnavailable, TokenUnavailable, UnknownSealKey
 from coatcheck.sessions.seal import KeyRing
 from coatcheck.tokens.freshness import TokenState, expiry_margin
+from coatcheck.tokens.lease import Leases
 from coatcheck.tokens.values import ClientToken
 from coatcheck.tokens.verdicts import Verdict, VerdictKind
 
@@ -34,10 +32,6 @@ _log = logging.getLogger("coatcheck")
 
 _TOKEN = "client token"
 _FAILURE = "client token failure"
-_LEASE_SECONDS = 5.0
-_BEAT_SECONDS = 1.5
-_SHORTEST_LOOK = 0.005
-_LONGEST_LOOK = 0.02
 _AWAY_SECONDS = 5.0
 _LARGEST_VALUE = 64 * 1024
 
@@ -103,27 +97,17 @@ class SharedClientTokens:
     """
     One fetch per token for all processes that share *coordination* and a key of *keys*.
 
-    Who finds another process fetching looks every few milliseconds for what it leaves, for *patience* seconds at most.
-    If that process dies its lease runs out after five. While the store does not answer, each process fetches for
-    itself: that costs a few requests more and is said once in the log.
+    Who finds another process fetching waits for its lease, and finds what it left. While the store does not answer,
+    each process fetches for itself: that costs a few requests more and is said once in the log.
     """
 
-    def __init__(
-        self,
-        coordination: CoordinationStore,
-        keys: KeyRing,
-        *,
-        clock: Clock,
-        patience: float,
-        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
+    def __init__(self, coordination: CoordinationStore, keys: KeyRing, *, leases: Leases, clock: Clock) -> None:
         self._store = coordination
         self._keys = keys
         self._naming_key = keys.derive(_TOKEN)
         self._naming_keys = sorted(keys.derive_all(_TOKEN), key=lambda key: key != self._naming_key)
+        self._leases = leases
         self._clock = clock
-        self._patience = patience
-        self._pause = pause
         self._away_until = 0.0
         self._is_away = False
 
@@ -132,40 +116,37 @@ class SharedClientTokens:
         if self._clock.monotonic() < self._away_until:
             return await fetch()
         name = self._name(self._naming_key, _TOKEN, description)
-        holder = secrets.token_bytes(16)
         try:
-            found = await self._awaited(name, holder, description, wanted)
+            found = await self._found(description, wanted)
+            lease = await self._leases.take([name]) if found is None else None
         except StoreUnavailable as error:
             self._note_away(error)
             return await fetch()
+        except TokenUnavailable as error:
+            return FailedFetch(Verdict(VerdictKind.TRANSIENT, str(error)), self._clock.time())
+        self._note_back()
+        if lease is None:
+            return found or await fetch()
+        try:
+            return await self._fetched_alone(name, description, wanted, fetch)
+        finally:
+            await lease.release()
+
+    async def _fetched_alone(self, name: bytes, description: bytes, wanted: Wanted, fetch: FetchOnce) -> Outcome:
+        """Be the one that fetches, unless the one before has just left something."""
+        try:
+            found = await self._found(description, wanted)
+        except StoreUnavailable as error:
+            self._note_away(error)
+            found = None
         if found is not None:
             return found
+        outcome = await fetch()
         try:
-            async with self._kept(name, holder):
-                outcome = await fetch()
-        except BaseException:
-            await self._end(name, holder, None, description)
-            raise
-        await self._end(name, holder, outcome, description)
+            await self._leave_for_others(name, outcome, description)
+        except StoreUnavailable as error:
+            self._note_away(error)
         return outcome
-
-    async def _awaited(self, name: bytes, holder: bytes, description: bytes, wanted: Wanted) -> Outcome | None:
-        """Wait until there is something to find, or the lease is ours: then return None."""
-        waited = 0.0
-        while (found := await self._found(description, wanted)) is None:
-            if await self._store.acquire(name, holder, seconds=_LEASE_SECONDS) is not None:
-                found = await self._found(description, wanted)  # left between our look and our lease
-                if found is not None:
-                    await self._store.release(name, holder, mark=None)
-                break
-            if waited > self._patience:
-                message = f"another process did not bring a token of the client's own within {self._patience:g} s"
-                return FailedFetch(Verdict(VerdictKind.TRANSIENT, message), self._clock.time())
-            look = random.uniform(_SHORTEST_LOOK, _LONGEST_LOOK)  # noqa: S311, only to spread them
-            waited += look
-            await self._pause(look)
-        self._note_back()
-        return found
 
     async def _found(self, description: bytes, wanted: Wanted) -> Outcome | None:
         now = self._clock.time()
@@ -191,18 +172,13 @@ class SharedClientTokens:
         except (SealBroken, UnknownSealKey):
             return None  # somebody else's, or of a key that is gone: a new one is fetched and takes its place
 
-    async def _end(self, name: bytes, holder: bytes, outcome: Outcome | None, description: bytes) -> None:
-        """Leave what was fetched for the others, then let go of the lease. Neither is worth failing for."""
-        try:
-            if isinstance(outcome, HeldToken):
-                await self._leave(name, _TOKEN, codec.encode(outcome), until=outcome.until)
-            elif outcome is not None and outcome.tell_others:
-                failure = _Failure(outcome.verdict.kind, outcome.verdict.message, outcome.until)
-                failed = self._name(self._naming_key, _FAILURE, description)
-                await self._leave(failed, _FAILURE, codec.encode(failure), until=failure.until)
-            await self._store.release(name, holder, mark=None)
-        except StoreUnavailable as error:
-            self._note_away(error)
+    async def _leave_for_others(self, name: bytes, outcome: Outcome, description: bytes) -> None:
+        if isinstance(outcome, HeldToken):
+            await self._leave(name, _TOKEN, codec.encode(outcome), until=outcome.until)
+        elif outcome.tell_others:
+            failure = _Failure(outcome.verdict.kind, outcome.verdict.message, outcome.until)
+            failed = self._name(self._naming_key, _FAILURE, description)
+            await self._leave(failed, _FAILURE, codec.encode(failure), until=failure.until)
 
     async def _leave(self, name: bytes, purpose: str, value: bytes, *, until: float) -> None:
         if until <= self._clock.time():
@@ -215,25 +191,6 @@ class SharedClientTokens:
             with suppress(StaleVersion):  # somebody else has just left one
                 if held is not None:
                     await self._store.replace(name, sealed, version=held.version, until=until)
-
-    @asynccontextmanager
-    async def _kept(self, name: bytes, holder: bytes) -> AsyncIterator[None]:
-        """Keep the lease while the authorization server takes its time."""
-        beat = asyncio.get_running_loop().create_task(self._beat(name, holder))
-        try:
-            yield
-        finally:
-            beat.cancel()
-            await asyncio.wait((beat,))
-
-    async def _beat(self, name: bytes, holder: bytes) -> None:
-        while True:
-            await asyncio.sleep(_BEAT_SECONDS)
-            with suppress(StoreUnavailable):
-                try:
-                    await self._store.extend(name, holder, seconds=_LEASE_SECONDS)
-                except LeaseLost:
-                    return
 
     def _name(self, key: bytes, purpose: str, description: bytes) -> bytes:
         text = purpose.encode() + b"\0" + description

@@ -12,11 +12,9 @@ from typing import Any
 
 from coatcheck import codec
 from coatcheck.clock import Clock
-from coatcheck.coordination import CoordinationStore
 from coatcheck.errors import CoatcheckError, TokenUnavailable
 from coatcheck.oauth.client import Client
 from coatcheck.oauth.messages import Form
-from coatcheck.sessions.seal import KeyRing
 from coatcheck.single_flight import SingleFlight
 from coatcheck.telemetry import verdicts
 from coatcheck.tokens.client_token_cache import (
@@ -87,7 +85,7 @@ class ClientTokens:
     A stale token is used and replaced in the background. A failure is remembered for a moment, and never as a token. A
     refresh token in the answer is ignored (RFC 6749 4.4.3).
 
-    With *coordination* and *keys* the tokens are shared, sealed, with all processes that have both.
+    With *shared* they are those of all processes that have the same store and keys.
     """
 
     def __init__(
@@ -95,18 +93,14 @@ class ClientTokens:
         *,
         clock: Clock,
         waiter_deadline: timedelta,
-        coordination: CoordinationStore | None = None,
-        keys: KeyRing | None = None,
+        shared: SharedClientTokens | None = None,
     ) -> None:
         self._clock = clock
         self._waiter_deadline = waiter_deadline.total_seconds()
         self._tokens: ExpiringMemory[Hashable, HeldToken] = ExpiringMemory(_MAX_TOKENS)
         self._failures: ExpiringMemory[Hashable, FailedFetch] = ExpiringMemory(_MAX_TOKENS)
         self._flights: SingleFlight[Hashable, Outcome] = SingleFlight()
-        self._shared: SharedClientTokens | None = None
-        if coordination is not None and keys is not None:
-            patience = self._waiter_deadline
-            self._shared = SharedClientTokens(coordination, keys, clock=clock, patience=patience)
+        self._shared = shared
 
     async def token(
         self, endpoint: TokenEndpoint, request: ClientTokenRequest, *, refused: str | None = None

@@ -29,6 +29,7 @@ from coatcheck.oauth.messages import Form
 from coatcheck.provider import AuthorizationServer
 from coatcheck.sessions.seal import KeyRing, new_key
 from coatcheck.stores.memory import MemoryStore
+from coatcheck.tokens.client_token_cache import SharedClientTokens
 from coatcheck.tokens.client_tokens import ClientTokenRequest, ClientTokens
 from coatcheck.tokens.coordinator import WAITER_DEADLINE, RenewalCoordinator, TokensState
 from coatcheck.tokens.endpoint import TokenEndpoint
@@ -130,10 +131,11 @@ class Tokens:
         shared, ring = _coordination(coordination, keys, clock)
         names = GrantNames(ring.derive_all("grants"))
         profiles = RotationProfiles(shared, names, ring, clock=clock)
+        leases = Leases(shared, clock=clock, times=lease_times)
         renewer = Renewer(
             self.store,
             clock=clock,
-            leases=Leases(shared, clock=clock, times=lease_times),
+            leases=leases,
             names=names,
             sender=Sender(profiles, clock=clock, times=lease_times, checkpoints=checkpoints),
             checkpoints=checkpoints,
@@ -148,7 +150,9 @@ class Tokens:
             background=background,
         )
         self._client_tokens = ClientTokens(
-            clock=clock, waiter_deadline=waiter_deadline, coordination=coordination, keys=ring
+            clock=clock,
+            waiter_deadline=waiter_deadline,
+            shared=None if coordination is None else SharedClientTokens(shared, ring, leases=leases, clock=clock),
         )
 
     def __repr__(self) -> str:
