@@ -11,6 +11,7 @@ import pytest
 
 from coatcheck.errors import ConfigurationError
 from coatcheck.sessions import KeyRing, key_from_file
+from coatcheck.sessions.key_file import check_owner
 
 
 def test_a_key_file_is_made_once_and_read_from_then_on(tmp_path: Path) -> None:
@@ -65,3 +66,30 @@ def test_a_path_that_cannot_hold_a_key_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match="can neither be read nor made"):
         key_from_file(tmp_path / "file" / "key")
+
+
+@pytest.mark.parametrize(("owner", "reader"), [(1000, 1000), (0, 1000), (1000, 0)])
+def test_a_key_file_of_ones_own_or_of_root_is_used(owner: int, reader: int) -> None:
+    check_owner(Path("key"), owner=owner, mode=0o100600, reader=reader)
+
+
+def test_a_key_that_another_user_has_planted_is_refused() -> None:
+    """In a folder that both may write, whoever comes first makes the file, and knows the key."""
+    with pytest.raises(ConfigurationError, match="belongs to another user"):
+        check_owner(Path("key"), owner=1001, mode=0o100644, reader=1000)
+
+
+def test_a_key_that_others_can_read_is_told_to_its_owner(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    key = key_from_file(tmp_path / "key")
+    assert not caplog.records
+    (tmp_path / "key").chmod(0o640)
+    assert key_from_file(tmp_path / "key") == key
+    assert "chmod 600" in caplog.text and key not in caplog.text
+
+
+def test_a_link_that_leads_nowhere_gets_no_key(tmp_path: Path) -> None:
+    """Somebody else may have laid it, to have our key written to where it leads."""
+    (tmp_path / "key").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigurationError, match="can neither be read nor made"):
+        key_from_file(tmp_path / "key")
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]

@@ -99,7 +99,7 @@ def decode_row(key: bytes, data: bytes) -> SessionRow:
         raise unreadable()
     return SessionRow(
         key=key,
-        partition=data[_HEADER.size : sub_at].decode(),
+        partition=data[_HEADER.size : sub_at].decode(errors="replace"),  # what is no text is nobody's
         claims=data[claims_at:tokens_at],
         claims_version=claims_version,
         tokens=data[tokens_at:],
@@ -127,7 +127,14 @@ def encode_value(value: bytes, *, version: int, until: float, write_id: bytes) -
 
 
 def decode_value(data: bytes, *, now: float) -> ExpiringValue | None:
-    """Read the string of an expiring value; None when it has ended."""
+    """
+    Read the string of an expiring value; None when it has ended.
+
+    Raises:
+        StoreUnavailable: somebody wrote it who is not coatcheck.
+    """
+    if len(data) < _VALUE_HEADER.size:
+        raise _foreign("a value")
     version, until, _ = _VALUE_HEADER.unpack_from(data)
     return ExpiringValue(data[_VALUE_HEADER.size :], version) if now < until else None
 
@@ -138,8 +145,16 @@ def encode_mark(mark: SentMark) -> bytes:
 
 
 def decode_mark(data: bytes) -> SentMark | None:
-    """Read a sent mark; empty means that there is none."""
-    return SentMark(*_MARK.unpack(data)) if data else None
+    """Read a sent mark; empty means that there is none. Raises as `decode_value`: in doubt, nothing is sent."""
+    if not data:
+        return None
+    if len(data) != _MARK.size:
+        raise _foreign("the mark of a lease")
+    return SentMark(*_MARK.unpack(data))
+
+
+def _foreign(what: str) -> StoreUnavailable:
+    return StoreUnavailable(f"{what} in Redis was not written by coatcheck: give it a database, or keys, of its own")
 
 
 def encode_instant(instant: float) -> bytes:
