@@ -38,7 +38,7 @@ class Losing:
 
     async def lose(self, loss: Loss, *, times: int = 1) -> None:
         """Lose the next *times* answers to a refresh."""
-        details: dict[Loss, tuple[Any, dict[str, object]]] = {
+        details: dict[Loss, tuple[Any, dict[str, Any]]] = {
             "drip": ("drip", {"body": '{"access_token": "'}),
             "hang": ("delay", {"ms": 12_000}),
         }

@@ -26,6 +26,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Literal
@@ -121,7 +122,14 @@ class RenewalCoordinator:
             return result
         if still_good and result.kind is not VerdictKind.ENDED:
             return token
-        raise result.error(client=parameters.client)
+        raise self._with_backoff(result, parameters, token).error(client=parameters.client)
+
+    def _with_backoff(self, verdict: Verdict, parameters: UserTokenRequestParameters, token: UserToken) -> Verdict:
+        """Have the caller told when it may be asked again, where that is known: who comes earlier comes for nothing."""
+        refusal = self._endpoint(parameters.client).refusal(self._grant(parameters, token))
+        if refusal is None or refusal.retry_after is None or verdict.retry_after is not None:
+            return verdict
+        return replace(verdict, retry_after=max(refusal.retry_after, timedelta(seconds=_FAILURE_SECONDS)))
 
     async def state_of(self, user: User, parameters: UserTokenRequestParameters) -> TokensState:
         """Say how it stands with the user's token, without sending anything."""
