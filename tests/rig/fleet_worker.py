@@ -29,9 +29,8 @@ import uvicorn
 from coatcheck import BFF, Client
 from coatcheck.single_flight import SingleFlight
 from coatcheck.stores.urls import open_store
-from coatcheck.tokens.lease import Leases, LeaseTimes
+from coatcheck.tokens.lease import LeaseTimes
 from coatcheck.tokens.memory import ExpiringMemory
-from coatcheck.tokens.sending import Sender
 from tests.rig.gated_store import GatedStore
 from tests.rig.worker_plan import WorkerPlan
 
@@ -91,12 +90,6 @@ class Worker:
         store = open_store(plan.store, clock=self.clock)
         self.store = GatedStore(store, self.gates, clock=self.clock, without=plan.without)
         self.bff = self._bff()
-        if plan.lease_times is not None:
-            times = LeaseTimes(*plan.lease_times)
-            for leases in _all(Leases):
-                leases.times = times
-            for sender in _all(Sender):
-                sender._times = times
 
     def _bff(self) -> BFF:
         plan = self.plan
@@ -123,6 +116,7 @@ class Worker:
             idle_timeout=LIFETIME,
             clock=self.clock,
             checkpoints=self.gates,
+            lease_times=LeaseTimes(*plan.lease_times or ()),
         )
         bff.remote_api("/api/orders", plan.api)
         return bff

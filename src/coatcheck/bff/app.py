@@ -36,6 +36,7 @@ from coatcheck.oauth.client_auth import ClientAssertionService
 from coatcheck.sessions.cookie import CookiePolicy, SameSite, application_id
 from coatcheck.sessions.sessions import Sessions
 from coatcheck.sessions.store import SessionStore
+from coatcheck.tokens.lease import LeaseTimes
 from coatcheck.tokens.manager import Tokens
 from coatcheck.tokens.retrievers import AccessTokenRetriever
 from coatcheck.tokens.sending import Checkpoints, no_checkpoint
@@ -65,7 +66,7 @@ class BFF:
     *user_token_store* keeps them elsewhere than in the session. *http_clients* replaces clients by name
     (`BACK_CHANNEL_HTTP_CLIENT`), *client_assertions* signs in place of a key. *anonymous_user_status* 200 makes
     `/bff/user` answer `null` instead of 401. *development* False forbids development mode on localhost. *clock*,
-    *checkpoints* and *forwarder* are for tests.
+    *checkpoints*, *lease_times* and *forwarder* are for tests.
 
     Raises:
         ConfigurationError: the settings cannot work; the message names the setting and says what to do.
@@ -96,6 +97,7 @@ class BFF:
         development: bool | None = None,
         clock: Clock = SYSTEM_CLOCK,
         checkpoints: Checkpoints = no_checkpoint,
+        lease_times: LeaseTimes = LeaseTimes(),  # noqa: B008  # a frozen value
         forwarder: Forwarder | None = None,
     ) -> None:
         _check_registration(client, client_assertions)
@@ -137,6 +139,7 @@ class BFF:
             client_assertions=client_assertions,
             clock=clock,
             checkpoints=checkpoints,
+            lease_times=lease_times,
         )
         settings, tokens, all_sessions = self._settings, self.tokens, self._storage.sessions
         server = tokens.authorization_server()
