@@ -74,6 +74,14 @@ def test_a_damaged_key_file_says_what_to_do(tmp_path: Path) -> None:
     assert "hunter2" not in str(caught.value)
 
 
+def test_a_folder_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
+    """An image's folder belongs to root, and the application does not run as root."""
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file" / "below", tmp_path / "file"):
+        with pytest.raises(ConfigurationError, match=r"^keys: development mode keeps .* Start in a folder that this"):
+            key_ring(None, development=True, folder=folder)
+
+
 def test_ten_reloads_log_nobody_out(tmp_path: Path) -> None:
     with world(keys=None, sessions=None) as w:
         browser = w.logged_in()

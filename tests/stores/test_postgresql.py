@@ -304,6 +304,7 @@ async def test_what_is_wrong_is_said_without_the_password(postgresql: PostgreSQL
         (postgresql.dsn_at(port, database="nowhere"), '"nowhere" does not exist: create the database'),
         (postgresql.dsn_at(1), r"Connect.*: check that the server runs"),
         (f"{postgresql.dsn}?sslmode=sometimes", "ClientConfigurationError: check the DSN"),
+        (f"{postgresql.dsn}?pool=3", '"pool": check the options of the DSN'),
         (f"{postgresql.dsn}?sslmode=require", "SSL.*: check"),
     ):
         async with opened(dsn) as store:

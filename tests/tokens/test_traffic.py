@@ -151,7 +151,11 @@ async def test_a_registration_that_is_refused_alarms_once_and_says_when_it_is_ov
     alarm, over = caplog.records
     assert (alarm.levelname, over.levelname) == ("ERROR", "INFO")
     assert "check client_id, client_secret and client_auth" in alarm.getMessage()
-    assert over.getMessage() == f"token requests of the registration 'default' to {ISSUER} succeed again"
+    assert alarm.getMessage().startswith("token_requests_refused: token requests of the registration 'default' to ")
+    assert (
+        over.getMessage()
+        == f"token_requests_resumed: token requests of the registration 'default' to {ISSUER} succeed again"
+    )
 
 
 @pytest.mark.spec("REF-16")
@@ -166,6 +170,8 @@ async def test_an_outage_is_told_once_when_it_lasts_and_once_when_it_is_over(cap
     clock.forward(MINUTE)
     await send(roads)
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    words = [record.getMessage().partition(": ")[0] for record in caplog.records]
+    assert words == ["token_requests_suspended", "token_requests_resumed"]
 
 
 @pytest.mark.spec("REF-16")

@@ -119,6 +119,7 @@ def test_a_refresh_token_that_should_have_been_good_is_an_event_that_ordinary_en
     (event,) = caplog.records
     assert event.levelname == "WARNING"
     assert vars(event)["event"] == "refresh_token_reuse_suspected"
+    assert event.getMessage().startswith("refresh_token_reuse_suspected: "), "a plain log has the message only"
     assert "alice" in event.getMessage()
     assert "61 s old" in event.getMessage()
 

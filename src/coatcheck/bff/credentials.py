@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from coatcheck.bff.headers import RequestHeaders
 from coatcheck.bff.problems import CODES, Problem, problem, problem_for
-from coatcheck.errors import CoatcheckError, LoginRequired
+from coatcheck.errors import CoatcheckError, LoginRequired, StoreUnavailable
 from coatcheck.oauth.dpop import DPoPKey
 from coatcheck.tokens.results import (
     AccessTokenResult,
@@ -57,7 +57,11 @@ class Credentials:
         try:
             return await self._retriever.get_access_token(context)
         except CoatcheckError as error:
-            raise self.failed(error, "See what the authorization server or the store says.") from None
+            away = isinstance(error, StoreUnavailable)
+            remedy = (
+                "Look after that store; nobody was logged out." if away else "See what the authorization server says."
+            )
+            raise self.failed(error, remedy) from None
         except Exception as error:
             raise self._retriever_failed(f"raised {type(error).__name__} at {_place(error)}") from None
 

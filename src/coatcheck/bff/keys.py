@@ -18,7 +18,7 @@ def key_ring(keys: Sequence[str] | None, *, development: bool, folder: Path = DE
     Make the key ring. Without *keys*, development mode uses a key file of its own, made on first use.
 
     Raises:
-        ConfigurationError: no keys outside development mode, or a key that is none.
+        ConfigurationError: no keys outside development mode, a key that is none, or a folder that cannot be written.
     """
     if keys is not None:
         return KeyRing(keys)
@@ -44,7 +44,14 @@ def development_key(folder: Path) -> str:
 
 
 def _make_folder(folder: Path) -> None:
-    folder.mkdir(mode=0o700, exist_ok=True)
-    ignore = folder / ".gitignore"
-    if not ignore.exists():
-        ignore.write_text("*\n", encoding="ascii")
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        ignore = folder / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n", encoding="ascii")
+    except OSError as error:
+        raise ConfigurationError(
+            f"development mode keeps its key and its sessions in {folder.absolute()}, and cannot write there: "
+            f"{error.strerror}. Start in a folder that this process may write, or give `keys` and `sessions`",
+            path="keys",
+        ) from error

@@ -16,7 +16,7 @@ from coatcheck.config.explain import prefixed
 from coatcheck.errors import ConfigurationError, StoreUnavailable
 from coatcheck.gateway.client_address import ClientAddress
 from coatcheck.gateway.frontend import Frontend
-from coatcheck.gateway.stores import GatewayStores, open_stores, writing_development_files
+from coatcheck.gateway.stores import GatewayStores, open_stores
 from coatcheck.telemetry import trace_id
 from coatcheck.tokens.retrievers import AccessTokenRetriever, CachedAccessTokenRetriever, TokenExchangeRetriever
 from coatcheck.tokens.sending import Checkpoints, no_checkpoint
@@ -48,8 +48,7 @@ def create_bff(
     """Build the part between the browser and the APIs."""
     keys = config.keys
     if keys is None:
-        with writing_development_files(config):
-            keys = (development_key(config.folder / DEVELOPMENT_FOLDER),)
+        keys = (development_key(config.folder / DEVELOPMENT_FOLDER),)
     bff = BFF(
         config.clients["default"],
         public_url=config.public_url.absolute(""),

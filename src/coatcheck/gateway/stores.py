@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable
 from dataclasses import dataclass
 
 from coatcheck.bff.keys import DEVELOPMENT_FOLDER, development_database
@@ -78,8 +77,7 @@ def open_stores(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK) -> Gatewa
 def _sessions(config: GatewayConfig, clock: Clock) -> Store | None:
     place = config.sessions.store
     if place is None:
-        with writing_development_files(config):
-            return SQLiteStore(development_database(config.folder / DEVELOPMENT_FOLDER), clock=clock)
+        return SQLiteStore(development_database(config.folder / DEVELOPMENT_FOLDER), clock=clock)
     return None if place.url is None else _opened(config, place.url, clock, at="sessions.store")
 
 
@@ -88,14 +86,3 @@ def _opened(config: GatewayConfig, url: StoreURL, clock: Clock, *, at: str) -> S
         return open_store(url, clock=clock, folder=config.folder)
     except ConfigurationError as error:
         raise ConfigurationError(str(error), path=at) from error
-
-
-@contextmanager
-def writing_development_files(config: GatewayConfig) -> Iterator[None]:
-    """Say what to do where `.coatcheck/` cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        folder = config.folder / DEVELOPMENT_FOLDER
-        message = f"development mode cannot write into {folder}: {error.strerror}. Make it writable, or give keys"
-        raise ConfigurationError(message, path="keys") from error

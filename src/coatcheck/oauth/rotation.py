@@ -46,7 +46,7 @@ def parse_rotation(text: str) -> Rotation:
     if text in ("learn", "none", "strict"):
         return Rotation(RotationKind(text))
     raise ConfigurationError(
-        f"{text!r} is no rotation profile: use learn, none, strict, or grace:10s with the time for which the "
-        "authorization server accepts a refresh token that was used already",
+        f"{text!r} is no rotation profile: use learn, none, strict, or grace:10s with the whole seconds (up to 9999) "
+        "for which the authorization server accepts a refresh token that was used already",
         path="rotation",
     )

@@ -179,12 +179,17 @@ class Traffic:
             Reach.CLIENT: f"token requests of the registration {errand.registration!r} to {errand.issuer}",
         }.get(reach, f"{errand.grant_type} requests of the registration {errand.registration!r} to {errand.issuer}")
         if not after:
-            _log.info("%s succeed again", what)
+            _log.info("token_requests_resumed: %s succeed again", what)
         elif reach is Reach.ISSUER:
-            failure = destination.failure
-            _log.warning("%s failed %d times in a row and go one at a time: %s", what, FAILURES_TO_OPEN, failure)
+            _log.warning(
+                "token_requests_suspended: %s failed %d times in a row, and one at a time tries whether they succeed "
+                "again; tokens that are valid are used meanwhile: %s",
+                what,
+                FAILURES_TO_OPEN,
+                destination.failure,
+            )
         else:
-            _log.error("%s are refused until somebody acts: %s", what, destination.failure)
+            _log.error("token_requests_refused: %s are refused until somebody acts: %s", what, destination.failure)
 
     def _destination(self, key: tuple[str, ...]) -> _Destination:
         destination = self._destinations.get(key)

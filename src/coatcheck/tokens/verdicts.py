@@ -133,8 +133,9 @@ def reuse_suspected(issuer: str, *, client: str, sub: str, age: float) -> None:
     RFC 9700 section 4.14.2.
     """
     _log.warning(
-        "%s refused the newest refresh token of %r (registration %r), %.0f s old and sent once: the grant was ended or "
-        "has expired there, or somebody else has used the token; the log of the authorization server knows which",
+        "refresh_token_reuse_suspected: %s refused the newest refresh token of %r (registration %r), %.0f s old and "
+        "sent once: the grant was ended or has expired there, or somebody else has used the token; the log of the "
+        "authorization server knows which",
         issuer,
         sub,
         client,

@@ -263,7 +263,7 @@ _ADVICE: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] =
     (asyncpg.ClientConfigurationError, "check the DSN"),
     (
         asyncpg.InvalidAuthorizationSpecificationError,
-        "check user and password in the DSN, and the server's pg_hba.conf",
+        "check user and password in the DSN (special characters stand there as %XX), and the server's pg_hba.conf",
     ),
     (asyncpg.InvalidCatalogNameError, "create the database, or give another one"),
     (asyncpg.InsufficientPrivilegeError, "grant this role SELECT, INSERT, UPDATE and DELETE on the tables coatcheck_*"),
@@ -276,6 +276,9 @@ _ADVICE: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] =
     (asyncpg.ReadOnlySQLTransactionError, "name the primary, or add ?target_session_attrs=read-write to the DSN"),
     (Busy, "the server is slow, or `max_connections` is too small for this load"),
     (TimeoutError, "check that the server runs, is not overloaded and can be reached from here"),
+    (asyncpg.UndefinedObjectError, "check the options of the DSN, behind its ?"),
+    (asyncpg.CannotConnectNowError, "it is stopping or starting; when that takes long, its log says why"),
+    (asyncpg.AdminShutdownError, "it is stopping or starting; when that takes long, its log says why"),
     (asyncpg.PostgresError, "the server's log has more"),
 )
 
