@@ -394,6 +394,16 @@ WRONG: dict[str, tuple[str, str, str]] = {
         "sessions.store: ",
         'use "sqlite:///path/to/sessions.db"',
     ),
+    "a misspelt word for a store": (
+        WHOLE.replace("sqlite:///var/lib/coatcheck/sessions.db", "Cookies"),
+        "sessions.store: ",
+        'did you mean "cookie"?',
+    ),
+    "a kind of store without a place": (
+        WHOLE.replace("sqlite:///var/lib/coatcheck/sessions.db", "redis"),
+        "sessions.store: ",
+        'did you mean "redis://HOST"?',
+    ),
     "memory and two workers": (
         WHOLE.replace("sqlite:///var/lib/coatcheck/sessions.db", "memory"),
         "server.workers: ",

@@ -119,7 +119,9 @@ def test_check_makes_no_files(gateway: Gateway, capsys: pytest.CaptureFixture[st
     gateway.more = sessions("sqlite://sessions.db", "sqlite://meet.db")
     gateway.write()
     assert main(["check", str(gateway.file)]) == 0
-    assert "processes agree in sqlite://meet.db" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "processes agree in sqlite://meet.db" in shown
+    assert "sessions: sqlite://sessions.db (no such file yet, the start makes it)" in shown
     assert [path.name for path in gateway.folder.glob("*.db*")] == []
 
 

@@ -11,6 +11,7 @@ import os
 import re
 from dataclasses import dataclass
 from datetime import timedelta
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,9 @@ class SecretReader:
         text = value if isinstance(value, str) else self.read(value).text
         if text == "cookie":
             return StorePlace(None)
+        meant = get_close_matches(text.lower(), _STORE_WORDS, n=1) if "://" not in text else []
+        if meant and text != "memory":
+            raise ValueError(f'is no place to keep anything: did you mean "{_STORE_WORDS[meant[0]]}"?')
         try:
             place = StorePlace(StoreURL.parse(text))
         except ConfigurationError as error:
@@ -158,6 +162,17 @@ class StorePlace:
 
     __repr__ = __str__
 
+
+_STORE_WORDS = {
+    "cookie": "cookie",
+    "memory": "memory",
+    "sqlite": "sqlite:///path/to/sessions.db",
+    "postgresql": "postgresql://HOST/DATABASE",
+    "postgres": "postgresql://HOST/DATABASE",
+    "redis": "redis://HOST",
+    "valkey": "valkey://HOST",
+}
+"""What is meant by a word that stands alone, or nearly that word. The word itself may be anything, a secret too."""
 
 _HOW = 'write { env = "NAME" } or { file = "path" }'
 

@@ -44,8 +44,7 @@ def check(file: Path) -> Findings:
         f"register at {config.clients['default'].issuer}: redirect URI {bff.redirect_uri}",
         f"register there, too: post-logout redirect URI {bff.post_logout_redirect_uri}",
         *(f"{api.path} -> {api.url} ({_credential(api)})" for api in config.apis),
-        f"sessions: {config.sessions.store or 'development mode'}, "
-        f"{_plural(len(config.keys or ('',)), 'key')} in the ring, the first one seals",
+        f"sessions: {_sessions(config)}, {_plural(len(config.keys or ('',)), 'key')} in the ring, the first one seals",
         f"renewals: {_coordination(config)}, {_rotations(config)}",
     )
     return Findings(problems, () if problems else summary)
@@ -57,6 +56,13 @@ def _credential(api: APIWords) -> str:
     if api.exchange is not None:
         words += f", exchanged for {api.exchange.audience or ' '.join(api.exchange.resource)}"
     return words + (", anonymous" if api.anonymous else "")
+
+
+def _sessions(config: GatewayConfig) -> str:
+    place = config.sessions.store
+    if place is None:
+        return "development mode"
+    return f"{place} (no such file yet, the start makes it)" if _would_make_a_file(config, place) else str(place)
 
 
 def _coordination(config: GatewayConfig) -> str:
