@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import selectors
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any
 
@@ -38,3 +40,21 @@ class _Jumping(selectors.SelectSelector):
         if not ready and timeout is not None:
             self._clock.forward(timedelta(seconds=timeout))
         return ready
+
+
+def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run a coroutine test with a fixture *clock* in the time of that clock, and end what it leaves behind."""
+
+    @functools.wraps(test)
+    def run(*, clock: HandClock, **arguments: Any) -> None:
+        loop = VirtualTimeLoop(clock)
+        try:
+            loop.run_until_complete(test(clock=clock, **arguments))
+        finally:
+            if left := asyncio.all_tasks(loop):
+                for task in left:
+                    task.cancel()
+                loop.run_until_complete(asyncio.wait(left))
+            loop.close()
+
+    return run
