@@ -278,3 +278,25 @@ async def test_a_write_that_fails_leaves_everything_as_it_was(tmp_path: Path) ->
     assert await store.load(KEY) == row()
     await store.update(KEY, Touch(NOW + 1))
     await store.aclose()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere an open file cannot be removed")
+@pytest.mark.spec("REF-04")
+@pytest.mark.parametrize("replaced_by", ["nothing yet", "a file of another process"])
+async def test_a_file_that_is_removed_or_replaced_splits_nobody_off(replaced_by: str, tmp_path: Path) -> None:
+    """Who goes on with a file that has no name any more would hold the same lease as who has the new one."""
+    path = tmp_path / "sessions.db"
+    ours, theirs = SQLiteStore(path), SQLiteStore(path)
+    await ours.create(row())
+    assert await ours.load(KEY) == row()
+    for file in list(tmp_path.iterdir()):
+        file.unlink()
+    if replaced_by != "nothing yet":
+        assert await theirs.acquire(KEY, b"theirs", seconds=5.0)
+        assert await ours.acquire(KEY, b"ours", seconds=5.0) is None
+    else:
+        assert await ours.acquire(KEY, b"ours", seconds=5.0)
+        assert await theirs.acquire(KEY, b"theirs", seconds=5.0) is None
+    assert await ours.load(KEY) is None
+    await ours.aclose()
+    await theirs.aclose()

@@ -1,7 +1,7 @@
 """
 One SQLite file, opened for one event loop of one process: a writer in a thread of its own, and a reader in the loop's.
 
-Three traps are disarmed here, because each of them shows only under load:
+Three traps of SQLite are disarmed here, because each of them shows only under load:
 
 - A transaction that reads first and writes later fails without waiting if somebody else wrote in between. Every write
   takes the lock at once (`BEGIN IMMEDIATE`).
@@ -9,6 +9,9 @@ Three traps are disarmed here, because each of them shows only under load:
   others; and it does not cover switching a new file to the write-ahead log. The waiting is done here (`_patiently`).
 - SQLite remembers inside the process which locks it holds. A forked child would inherit that memory without the locks.
   So everything is closed for the moment of a fork; parent and child open it again when they next need it.
+
+A file that was removed or replaced stays what it was for those who have it open, while others agree about leases in the
+new one. So each write looks first whether the file that is open still has the name.
 """
 
 from __future__ import annotations
@@ -48,6 +51,7 @@ class SQLiteFile:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="coatcheck-sqlite")
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
+        self._identity: tuple[int, int] | None = None
         self._writing = Lock()
         self._reading = Lock()
         with _registering:
@@ -133,7 +137,13 @@ class SQLiteFile:
         """Give the writer; open both connections if need be. After a fault of the file the next use opens them anew."""
         with self._writing:
             try:
-                self._writer = self._writer or _open_for_writing(self._path, self._prepare, until)
+                if self._writer is not None and self._identity != _identity(self._path):
+                    self._close_writer()
+                    with self._reading:
+                        self._close_reader()
+                if self._writer is None:
+                    self._writer = _open_for_writing(self._path, self._prepare, until)
+                    self._identity = _identity(self._path)
                 self._reader = self._reader or _open_for_reading(self._path)
                 yield self._writer
             except sqlite3.Error as error:
@@ -225,6 +235,15 @@ def _open_for_reading(path: Path) -> sqlite3.Connection:
     connection = _connect(path)
     connection.execute("PRAGMA query_only = 1")
     return connection
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Tell one file from another that has the same name; None when there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _is_busy(error: sqlite3.Error) -> bool:
