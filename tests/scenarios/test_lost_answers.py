@@ -105,6 +105,21 @@ async def test_strict_goes_on_with_the_token_that_works_then_ends_in_one_clean_l
 
 
 @pytest.mark.spec("REF-10")
+async def test_control_without_the_mark_it_is_sent_again(world: World) -> None:
+    """What the test above would see if nobody wrote down what was sent."""
+    plan = replace(world.plan("sqlite", "strict"), without="mark")
+    async with Fleet() as fleet:
+        stage, visitor = await renewed(world, fleet, plan, "strict")
+        await stage.make_stale(left=LEFT)
+        await Losing(world, plan).lose("after")
+        await ask_all(visitor, stage)
+        await stage.drain()
+        await stage.advance(LEFT)
+        await ask_all(visitor, stage)
+    assert await stage.log.reuse() > 0
+
+
+@pytest.mark.spec("REF-10")
 @pytest.mark.parametrize("loss", ["drop", "after"])
 async def test_strict_ends_at_once_where_the_access_token_has_expired(world: World, loss: Loss) -> None:
     plan = world.plan("sqlite", "strict")

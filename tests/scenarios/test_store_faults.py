@@ -17,7 +17,7 @@ from tests.rig.fleet import Fleet
 from tests.rig.postgresql import PostgreSQL
 from tests.rig.tcp_fault import TCPFault
 from tests.rig.valkey import Valkey
-from tests.rig.worker_plan import SessionKind, WorkerPlan
+from tests.rig.worker_plan import Protection, SessionKind, WorkerPlan
 from tests.scenarios.load import Load
 from tests.storm.crashes import LEASE_TIMES
 from tests.storm.stage import Stage, World, log_in
@@ -114,7 +114,12 @@ async def endure_all(world: World, server: PostgreSQL | Valkey, sessions: Sessio
 
 
 async def _endure(
-    world: World, fleet: Fleet, server: PostgreSQL | Valkey, sessions: SessionKind, fault: FaultName
+    world: World,
+    fleet: Fleet,
+    server: PostgreSQL | Valkey,
+    sessions: SessionKind,
+    fault: FaultName,
+    without: Protection | None = None,
 ) -> None:
     with ExitStack() as stack:
         store = await asyncio.to_thread(stack.enter_context, failing(server, fault))
@@ -122,7 +127,8 @@ async def _endure(
         # written. Nobody may lose the answer to a mark then, so there are no others.
         outlasted = fault == "hang"
         times = LEASE_TIMES if outlasted else None
-        plan = replace(world.plan("sqlite", "strict", sessions=sessions, lease_times=times), store=store.url)
+        plan = world.plan("sqlite", "strict", sessions=sessions, lease_times=times, without=without)
+        plan = replace(plan, store=store.url)
         try:
             await endure(world, fleet, plan, store, others=0 if outlasted else OTHERS)
         except AssertionError as failed:
@@ -179,6 +185,21 @@ connection.execute("BEGIN EXCLUSIVE")
 print("held", flush=True)
 sys.stdin.readline()
 """
+
+
+@pytest.mark.spec("REF-08", "REF-10")
+async def test_control_without_its_mark_or_its_lease_a_store_that_fails_costs_a_second_request(
+    world: World, valkey: Valkey
+) -> None:
+    """What the tests above would see if a successor did not find what was sent, or did not wait for who is at it."""
+
+    async def fail(fleet: Fleet, fault: FaultName, without: Protection) -> None:
+        with pytest.raises(AssertionError, match="renewed once|not everybody was answered 200"):
+            await _endure(world, fleet, valkey, "server", fault, without=without)
+
+    async with Fleet() as fleet, asyncio.TaskGroup() as tasks:
+        tasks.create_task(fail(fleet, "hang", "mark"))
+        tasks.create_task(fail(fleet, "cut answers", "lease"))
 
 
 @pytest.mark.spec("REF-14", "REF-26")
