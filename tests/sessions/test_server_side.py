@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from coatcheck.errors import (
     SessionGone,
     StoreUnavailable,
 )
-from coatcheck.sessions import CookieSessions, SessionRow, parse_cookies
+from coatcheck.sessions import CookieSessions, ServerSideSessions, SessionRow, parse_cookies
 from coatcheck.stores import MemoryStore
 from tests.sessions.samples import (
     HOUR,
@@ -30,6 +31,7 @@ from tests.sessions.samples import (
     sqlite_nodes,
     ticket_of,
 )
+from tests.testing.clocks import HandClock
 
 # The ticket
 
@@ -218,6 +220,20 @@ async def test_an_ended_session_is_over_for_every_node_at_once(tmp_path: Path) -
         with pytest.raises(SessionGone):
             await elsewhere.replace_tokens(b"late", version=1)
         assert await there.open(browser.cookies(), now=NOW) is None
+
+
+@pytest.mark.spec("SES-03", "REF-23")
+async def test_a_session_that_reached_its_end_takes_no_new_tokens() -> None:
+    """The renewal began before the end. The store has the row still; what would be written there nobody could revoke."""
+    clock, browser = HandClock(NOW), Browser()
+    sessions = ServerSideSessions(MemoryStore(clock), RING, POLICY, clock=clock)
+    await log_in(sessions, browser)
+    renewing = await opened(sessions, browser)
+    clock.forward(timedelta(seconds=8 * HOUR - 1))
+    await renewing.replace_tokens(b"in time", version=1)
+    clock.forward(timedelta(seconds=1))
+    with pytest.raises(SessionGone):
+        await renewing.replace_tokens(b"late", version=2)
 
 
 @pytest.mark.spec("SES-07")
