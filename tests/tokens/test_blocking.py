@@ -495,6 +495,39 @@ tokens.close()
     assert out.splitlines() == ["child True True", "parent 0 True"]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_child_never_talks_on_the_connections_of_its_parent(tmp_path: Path) -> None:
+    """A client that was given has them in its pool: each would get the answers of the other."""
+    out = ran(
+        """
+import httpx2, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12: threads and forks; that is the point here
+from coatcheck import BACK_CHANNEL_HTTP_CLIENT
+given = {BACK_CHANNEL_HTTP_CLIENT: httpx2.AsyncClient()}
+unused = BlockingTokens(client, http_clients=given, send=send)
+used = BlockingTokens(client, http_clients=given, send=send)
+used.client_token()
+child = os.fork()
+if child == 0:
+    try:
+        used.client_token()
+    except RuntimeError as error:
+        print("child:", error, flush=True)
+    print("unused:", bool(unused.client_token().access_token), flush=True)
+    unused.close()
+    tokens.close()
+    sys.exit()
+print("parent:", os.waitpid(child, 0)[1], bool(used.client_token().access_token))
+used.close()
+tokens.close()
+""",
+        tmp_path,
+    )
+    refusal, unused, parent = out.splitlines()
+    assert "belong to the parent" in refusal
+    assert (unused, parent) == ("unused: True", "parent: 0 True")
+
+
 def test_nothing_starts_before_the_first_call(tool: Tool) -> None:
     before = set(threading.enumerate())
     tokens: BlockingTokens = tool.tokens()

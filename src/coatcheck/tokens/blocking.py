@@ -57,7 +57,7 @@ class BlockingTokens:
     Nothing is renewed behind your back, because a process may end right after a call: a stale token is renewed while
     the caller waits, and if that fails it is returned as it is. *store* and *coordination* are used in that event loop;
     closing awaits their `aclose()` there, if they have one, which for ours closes what that loop had opened. Clients in
-    *http_clients* must not be used elsewhere.
+    *http_clients* must not be used elsewhere, nor on both sides of a fork: a child makes its own `BlockingTokens` then.
 
     Raises:
         ConfigurationError: as `Tokens`.
@@ -95,6 +95,7 @@ class BlockingTokens:
             waiter_deadline=waiter_deadline,
             background=False,
         )
+        self._has_given_clients = bool(http_clients)
         self._tokens = self._make()  # now, so that a wrong configuration is told here
         self._thread: LoopThread | None = None
         used: tuple[object, ...] = (store, coordination)
@@ -242,6 +243,12 @@ class BlockingTokens:
             raise RuntimeError("these BlockingTokens are closed: make new ones, or close them later")
         if self._thread is None or self._thread.pid != os.getpid():
             if self._thread is not None:
+                if self._has_given_clients:
+                    # Parent and child would talk on the same connections, each taking the other's answers for its own.
+                    raise RuntimeError(
+                        "these BlockingTokens were used before the fork, with HTTP clients of yours whose connections "
+                        "belong to the parent: make new clients and new BlockingTokens in the child"
+                    )
                 _abandoned.append((self._thread, self._tokens))
                 self._tokens = self._make()
             self._thread = LoopThread(partial(_close, self._tokens, self._to_close))
