@@ -11,7 +11,7 @@ import pytest
 
 from coatcheck.coordination import ExpiringValue, Lease, SentMark
 from coatcheck.errors import LoginRequired, StoreUnavailable, TokenUnavailable, TransportError
-from coatcheck.oauth.messages import Response
+from coatcheck.oauth.messages import Request, Response
 from coatcheck.sessions import new_key
 from coatcheck.stores import MemoryStore
 from coatcheck.tokens import TokenState, UserTokenRequestParameters
@@ -496,3 +496,42 @@ async def test_a_logout_at_one_process_during_the_renewal_of_another_wins() -> N
     assert not await browser.is_logged_in()
     assert len(scene.service.revoked) == 1
     assert scene.service.revoked[0] not in sent(scene)
+
+
+@pytest.mark.spec("REF-23")
+async def test_a_logout_waits_for_the_renewal_of_another_process_and_revokes_what_comes_of_it(kind: str) -> None:
+    scene = scene_of(kind)
+    browser = await expired(scene)
+    other = Process(scene, stops_at="before_write")
+    renewal = asyncio.create_task(other.tokens.user_token(await browser.request()))
+    await other.reached.wait()
+    logout = asyncio.create_task(scene.tokens.revoke(await browser.request()))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert scene.service.revoked == []
+    other.goes_on.set()
+    renewed = await renewal
+    await logout
+    assert scene.service.revoked == [renewed.refresh_token]
+
+
+@pytest.mark.spec("REF-23")
+async def test_while_a_logout_revokes_no_process_renews(kind: str) -> None:
+    scene = scene_of(kind)
+    browser = await expired(scene)
+    other = Process(scene).tokens
+    renewals: list[asyncio.Task[Any]] = []
+
+    async def revoke_slowly(request: Request) -> Response:
+        if request.url.endswith("/revoke"):
+            renewals.append(asyncio.create_task(other.user_token(await browser.request())))
+            for _ in range(50):
+                await asyncio.sleep(0)
+            await browser.log_out()
+        return await scene.service(request)
+
+    await scene.other_process(send=revoke_slowly).revoke(await browser.request())
+    assert len(scene.service.revoked) == 1
+    with pytest.raises((LoginRequired, TokenUnavailable)):
+        await renewals[0]
+    assert scene.service.refreshes == 0

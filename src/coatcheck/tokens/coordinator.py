@@ -24,19 +24,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Literal
 
 from coatcheck.clock import Clock
-from coatcheck.errors import LoginRequired, SessionGone, StoreUnavailable
+from coatcheck.errors import LoginRequired, SessionGone, StoreUnavailable, TokenUnavailable
 from coatcheck.single_flight import SingleFlight
 from coatcheck.telemetry import renewals, verdicts, wait_time, waiters
 from coatcheck.tokens.endpoint import TokenEndpoint
 from coatcheck.tokens.freshness import TokenState
+from coatcheck.tokens.lease import HeldLease
 from coatcheck.tokens.memory import ExpiringMemory
 from coatcheck.tokens.renewal import Outcome, Refused, Renewed, Renewer, renews_inline
 from coatcheck.tokens.store import UserTokenStore
@@ -120,8 +121,8 @@ class RenewalCoordinator:
         result = await self._before_deadline(user, parameters, token, still_good=still_good)
         if isinstance(result, UserToken):
             return result
-        if still_good and result.kind is not VerdictKind.ENDED:
-            return token
+        if self._works(token, parameters) and result.kind is not VerdictKind.ENDED:
+            return token  # unless it has expired while we waited
         raise self._with_backoff(result, parameters, token).error(client=parameters.client)
 
     def _with_backoff(self, verdict: Verdict, parameters: UserTokenRequestParameters, token: UserToken) -> Verdict:
@@ -157,9 +158,11 @@ class RenewalCoordinator:
         refused = failure is not None or self._endpoint(parameters.client).refusal(grant) is not None
         return "unavailable" if refused else "renewing"
 
-    async def settled(self, user: User, parameters: UserTokenRequestParameters) -> UserToken:
+    @asynccontextmanager
+    async def settled(self, user: User, parameters: UserTokenRequestParameters) -> AsyncIterator[UserToken]:
         """
-        Return the token that is stored once no renewal of it is under way: the one that is worth revoking.
+        Give the token that is stored once no process renews it: the one that is worth revoking. Until the block ends
+        none begins to.
 
         After a moment, the one that is stored then; while its store is away, the one with which the request began.
 
@@ -173,13 +176,27 @@ class RenewalCoordinator:
             raise LoginRequired("the session ended meanwhile", code="session_ended") from error
         if token is None:
             raise LoginRequired("no token is stored for this user any more", code="login_required")
-        with suppress(TimeoutError, StoreUnavailable):
-            async with asyncio.timeout(_SETTLING_SECONDS):
-                token = await self._renewer.stored(user, parameters)
-                while (grant := self._grant(parameters, token)) in self._flights:
-                    await self._flights.landed(grant)
+        endpoint = self._endpoint(parameters.client)
+        lease: HeldLease | None = None
+        try:
+            with suppress(TimeoutError, StoreUnavailable, TokenUnavailable):
+                async with asyncio.timeout(_SETTLING_SECONDS):
                     token = await self._renewer.stored(user, parameters)
-        return self._renewer.latest(self._endpoint(parameters.client), token)
+                    while token.refresh_token and lease is None and self._renewer.latest(endpoint, token) is token:
+                        grant = self._grant(parameters, token)
+                        if grant in self._flights:
+                            await self._flights.landed(grant)
+                        else:
+                            lease = await self._renewer.hold(endpoint, token)
+                        with suppress(LoginRequired):  # ended by somebody else meanwhile, who need not have revoked it
+                            token = await self._renewer.stored(user, parameters)
+                        if lease is not None and self._grant(parameters, token) != grant:
+                            await lease.release()
+                            lease = None
+            yield self._renewer.latest(endpoint, token)
+        finally:
+            if lease is not None:
+                await lease.release()
 
     async def drain(self) -> None:
         """

@@ -295,11 +295,11 @@ class Tokens:
         for name, endpoint in self._endpoints.items():
             parameters = UserTokenRequestParameters(client=name)
             try:
-                token = await self._renewals.settled(user, parameters)
-                if token.refresh_token is not None:
-                    await revoke_quietly(endpoint, token.refresh_token)
-                if not isinstance(self.store, SessionUserTokenStore):
-                    await self.store.clear_token(user, parameters)
+                async with self._renewals.settled(user, parameters) as token:
+                    if token.refresh_token is not None:
+                        await revoke_quietly(endpoint, token.refresh_token)
+                    if not isinstance(self.store, SessionUserTokenStore):
+                        await self.store.clear_token(user, parameters)
             except LoginRequired:
                 continue  # there is none any more
             except Exception as error:  # a store of the application may raise anything; the logout goes on

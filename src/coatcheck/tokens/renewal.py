@@ -28,7 +28,7 @@ from coatcheck.telemetry import lease_wait
 from coatcheck.tokens.endpoint import TokenEndpoint
 from coatcheck.tokens.freshness import TokenState, expiry_margin
 from coatcheck.tokens.grant_names import GrantNames
-from coatcheck.tokens.lease import Leases
+from coatcheck.tokens.lease import HeldLease, Leases
 from coatcheck.tokens.refreshed_id_token import OtherSubject, id_token_to_keep
 from coatcheck.tokens.sending import Checkpoints, Due, InDoubt, Sender, decided
 from coatcheck.tokens.store import SessionUserTokenStore, UserTokenStore
@@ -163,6 +163,10 @@ class Renewer:
         """Return what *token* was renewed to, even if that is not stored yet."""
         unwritten = self._writer.unwritten(self.grant(endpoint, token))
         return token if unwritten is None else unwritten.token
+
+    async def hold(self, endpoint: TokenEndpoint, token: UserToken) -> HeldLease:
+        """Take the lease without renewing: until it is released nobody does. Raises as `Leases.take`."""
+        return await self._leases.take(self._names.grant(endpoint.client, token.refresh_token or ""))
 
     async def drain(self, *, seconds: float) -> None:
         """Let what still has to be written get *seconds* more, and give back every lease."""
@@ -304,8 +308,10 @@ class Renewer:
             id_token = await id_token_to_keep(answer, due.token, due.user, due.endpoint.server)
         except OtherSubject as error:
             due.lease.mark = None
-            await self._store.clear_token(due.user, due.parameters)
-            await self._writer.discard(answer.refresh_token, due.token, due.endpoint)
+            try:
+                await self._store.clear_token(due.user, due.parameters)
+            finally:
+                await self._writer.discard(answer.refresh_token, due.token, due.endpoint)
             return Refused(due.parameters, ended(str(error)))
         outcome = await self._write(due, _renewed(due.token, answer, id_token, due.parameters))
         await self._sender.profiles.learn(
