@@ -35,7 +35,8 @@ def may_send_again(profile: Rotation, mark: SentMark, *, now: float) -> bool:
     """
     Say whether a refresh token may be sent again after *mark*, whose answer nobody knows.
 
-    A provider's grace begins when it handles the first request, so not before that one was sent.
+    A provider's grace begins when it handles the first request, so not before that one was sent. Its last tenth is left
+    for the second request to arrive in, and for clocks that differ.
 
     RFC 9700 section 4.14.2.
     """
@@ -43,7 +44,7 @@ def may_send_again(profile: Rotation, mark: SentMark, *, now: float) -> bool:
         case RotationKind.NONE:
             return True
         case RotationKind.GRACE:
-            return mark.sends < 2 and mark.sent_at <= now < mark.sent_at + profile.grace
+            return mark.sends < 2 and mark.sent_at <= now < mark.sent_at + profile.grace * 0.9
     return False
 
 
