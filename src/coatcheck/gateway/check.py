@@ -12,6 +12,7 @@ from coatcheck.config import APIWords, ConfigurationProblems, GatewayConfig, loa
 from coatcheck.config.values import StorePlace
 from coatcheck.errors import ConfigurationError, InvalidMetadata, TransportError
 from coatcheck.gateway.app import create_bff
+from coatcheck.gateway.impostors import may_meet_impostors
 from coatcheck.gateway.stores import GatewayStores, open_stores
 from coatcheck.oauth.client import Client
 from coatcheck.oauth.metadata import Metadata
@@ -46,6 +47,7 @@ def check(file: Path) -> Findings:
         *(f"{api.path} -> {api.url} ({_credential(api)})" for api in config.apis),
         f"sessions: {_sessions(config)}, {_plural(len(config.keys or ('',)), 'key')} in the ring, the first one seals",
         f"renewals: {_coordination(config)}, {_rotations(config)}",
+        *_impostors(config),
     )
     return Findings(problems, () if problems else summary)
 
@@ -71,6 +73,12 @@ def _coordination(config: GatewayConfig) -> str:
     if config.sessions.store is not None and (config.sessions.store.url is None or config.sessions.store.in_memory):
         return "one process"
     return "processes agree in the session store"
+
+
+def _impostors(config: GatewayConfig) -> list[str]:
+    places = (config.sessions.store, config.sessions.coordination)
+    advice = [may_meet_impostors(place.url) for place in places if place is not None and place.url is not None]
+    return [f"the way to {each}" for each in dict.fromkeys(advice) if each is not None]
 
 
 def _rotations(config: GatewayConfig) -> str:
