@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from coatcheck.errors import LoginRequired, TransportError
+from coatcheck.errors import LoginRequired, StoreUnavailable, TransportError
 from coatcheck.oauth.messages import Response
 from coatcheck.tokens import User, UserToken, UserTokenRequestParameters
 from tests.tokens.scene import LIFETIME, Scene, TableUserTokenStore
@@ -157,3 +157,33 @@ async def test_one_that_cannot_be_read_is_not_stored(scene: Scene, garbage: str)
     scene.service.answers.append({"id_token": garbage})
     scene.clock.forward(LIFETIME)
     assert (await scene.tokens.user_token(await browser.request())).id_token == before.id_token
+
+
+async def test_a_fault_while_it_is_verified_costs_no_tokens(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    """The refresh token is spent by then: whatever goes wrong, what came for it has to reach the store."""
+    scene.service.id_token_on_refresh = True
+    scene.service.keys_answer = RuntimeError("a fault of an HTTP client of the application")
+    browser = await scene.log_in()
+    scene.clock.forward(LIFETIME)
+    user = await browser.request()
+    renewed = await scene.tokens.user_token(user)
+    browser.receive(user.session)
+    assert await browser.stored() == renewed
+    assert renewed.id_token == scene.service._grants["refresh-1"].id_token
+    assert "RuntimeError" in caplog.text
+    assert "an HTTP client of the application" not in caplog.text
+
+
+async def test_one_about_somebody_else_is_given_back_even_if_nothing_can_be_cleared() -> None:
+    class CannotBeCleared(TableUserTokenStore):
+        async def clear_token(self, user: User, parameters: UserTokenRequestParameters) -> None:
+            raise StoreUnavailable("the table is locked")
+
+    scene = Scene(store=CannotBeCleared())
+    browser = await scene.log_in()
+    scene.service.id_token_on_refresh = True
+    scene.service.id_token_claims = {"sub": "mallory"}
+    scene.clock.forward(LIFETIME)
+    with pytest.raises(StoreUnavailable):
+        await scene.tokens.user_token(await browser.request())
+    assert len(scene.service.revoked) == 1

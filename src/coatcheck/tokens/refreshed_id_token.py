@@ -7,11 +7,12 @@ from typing import Any
 
 from coatcheck import base64url
 from coatcheck.codec import decode_object
-from coatcheck.errors import CoatcheckError, InvalidIDToken
+from coatcheck.errors import InvalidIDToken
 from coatcheck.oauth.id_token import check_refreshed_id_token
 from coatcheck.oauth.token import TokenSet
 from coatcheck.provider import AuthorizationServer
 from coatcheck.tokens.values import User, UserToken
+from coatcheck.tokens.verdicts import told
 
 _log = logging.getLogger("coatcheck")
 
@@ -34,10 +35,10 @@ async def id_token_to_keep(answer: TokenSet, current: UserToken, user: User, ser
     """
     if answer.id_token is None:
         return current.id_token
-    # A store of the application's own may have kept the id_token in a form that cannot be read, or not at all.
-    original = _expected(user, server) | (_claims(current.id_token) if current.id_token else {})
-    _check_subject(_claims(answer.id_token), original)
     try:
+        # A store of the application's own may have kept the id_token in a form that cannot be read, or not at all.
+        original = _expected(user, server) | (_claims(current.id_token) if current.id_token else {})
+        _check_subject(_claims(answer.id_token), original)
         claims = await server.verify_id_token(
             answer.id_token, nonce=None, access_token=answer.access_token, at_login=False
         )
@@ -46,11 +47,11 @@ async def id_token_to_keep(answer: TokenSet, current: UserToken, user: User, ser
             check_refreshed_id_token(claims, original)
     except OtherSubject:
         raise
-    except CoatcheckError as error:
+    except Exception as error:  # the tokens that came with it are spent for good if they do not reach the store now
         _log.warning(
             "the id_token that %s sent with a renewed token is not used: %s; the one of the login is kept",
             server.client.issuer,
-            error,
+            told(error),
         )
         return current.id_token
     return answer.id_token

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from coatcheck.clock import Clock
-from coatcheck.errors import CoatcheckError, CookieTooLarge, LoginRequired, SessionGone, StoreUnavailable
+from coatcheck.errors import CoatcheckError, CookieTooLarge, LoginRequired, SessionGone, StaleToken, StoreUnavailable
 from coatcheck.tokens.endpoint import TokenEndpoint
 from coatcheck.tokens.lease import HeldLease
 from coatcheck.tokens.memory import ExpiringMemory
@@ -27,6 +27,8 @@ _LATER = 0.5
 Seconds between two attempts from then on: the tokens have to be written soon after the store answers again, before
 another process concludes that they were lost.
 """
+_REASONS = (StaleToken, SessionGone, LoginRequired, CookieTooLarge, StoreUnavailable)
+"""What a store may say. Anything else, a key that the ring lacks for instance, is a fault that may pass."""
 _MOST_UNWRITTEN = 10_000
 _UNWRITTEN = 24 * 3600.0
 """Seconds for which tokens are kept at least that cannot be written."""
@@ -154,9 +156,9 @@ class Writer:
     async def _store_it(self, answer: Answer) -> None:
         try:
             await self._store.store_token(answer.user, answer.token, answer.parameters, replaces=answer.current)
-        except CoatcheckError:
+        except _REASONS:
             raise
-        except Exception as error:  # of an application's own store: what it could not keep must not be lost
+        except Exception as error:  # whatever else a store may raise, what it could not keep must not be lost
             raise StoreUnavailable(f"the store of users' tokens raised {told(error)}") from error
 
     def _keep(self, answer: Answer, verdict: Verdict) -> None:
