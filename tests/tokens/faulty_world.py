@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl
 from coatcheck.errors import StoreUnavailable, TransportError
 from coatcheck.oauth.messages import Request, Response
 from coatcheck.sessions import CookiePolicy, CookieSessions, KeyRing, ServerSideSessions, SessionHandle, Sessions
+from coatcheck.sessions.generations import LATE
 from coatcheck.tokens import Tokens
 from tests.rig.gated_store import GatedStore
 from tests.tokens.token_service import ISSUER
@@ -109,6 +110,7 @@ class Process:
         self.distance = (0.001, 0.003, 0.007)[number]
         self.killed = False
         self.interruptions = 0
+        self._stopped_at = 0.0
         self.marks: set[bytes] = set()
         """The leases on which it has written a mark that it has not taken back."""
         self.under_way: list[str] = []
@@ -158,10 +160,13 @@ class Process:
         """SIGSTOP."""
         if self.serves:
             self._running.clear()
+            self._stopped_at = self.world.clock.time()
             self._interrupted()
 
     def wake(self) -> None:
         """SIGCONT."""
+        if self.stopped and self.world.clock.time() - self._stopped_at > LATE:
+            self.world.stragglers_come()
         self._running.set()
 
     def kill(self) -> None:
@@ -230,7 +235,7 @@ class Process:
         await asyncio.sleep({"slow": 8.0, "too_slow": 12.0}.get(fault, 0.1))
         if fault == "error":
             return Response(500)
-        response = await self.world.serve(request, refresh_token)
+        response = await self.world.serve(request, refresh_token, late=fault == "too_slow")
         await asyncio.sleep(30.0 if fault == "never" else 0.1)
         return None if fault in ("lost", "never") else response
 
