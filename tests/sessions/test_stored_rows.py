@@ -169,3 +169,18 @@ async def test_what_is_remembered_of_opened_rows_is_bounded() -> None:
         handle = await log_in(sessions, Browser())
         await handle.tokens()
     assert len(sessions._vault._remembered) <= 2048
+
+
+@pytest.mark.spec("STO-03")
+@pytest.mark.parametrize("reopened", [False, True])
+async def test_a_database_writer_cannot_have_a_session_outlive_its_absolute_end(reopened: bool) -> None:
+    """Somebody has an old cookie, and a row that was kept when the session ended."""
+    store = Recording()
+    sessions, ada, one, _, _ = await two_rows(store)
+    end = store.rows[one].expires_at
+    store.rows[one] = replace(store.rows[one], expires_at=4e9, idle_timeout=4e9, seen_at=end)
+    sessions = server_side(store) if reopened else sessions
+    handle = await sessions.open(ada.cookies(), now=end - 1, slide=False)
+    assert handle is not None and handle.session.expires_at == end
+    assert await sessions.open(ada.cookies(), now=end) is None
+    assert await sessions.find(handle.session.id, now=end) is None

@@ -85,7 +85,9 @@ class ServerSideSessions:
         row = SessionRow(
             key=key,
             partition=self._policy.application_id,
-            claims=self._vault.seal_claims(key, iss=iss, sub=sub, sid=sid, claims=claims),
+            claims=self._vault.seal_claims(
+                key, iss=iss, sub=sub, sid=sid, expires_at=now + self._lifetime, claims=claims
+            ),
             claims_version=1,
             tokens=self._vault.seal(key, "tokens", tokens),
             tokens_version=1,
@@ -153,9 +155,11 @@ class ServerSideSessions:
         if row is None:
             return None
         try:
-            return ServerSideHandle(self, row, self._vault.open_session(row))
+            session = self._vault.open_session(row)
         except (SealBroken, DecodeError):
-            return None  # damaged, or written by a newer version: no session, and nothing is deleted
+            return None  # damaged, or written by another version: no session, and nothing is deleted
+        # The end inside the seal counts, too: whoever may write to the store cannot have a session live for longer.
+        return ServerSideHandle(self, row, session) if now < session.expires_at else None
 
     async def _used(self, handle: ServerSideHandle, now: float) -> ServerSideHandle | None:
         """Write down that the session was used; None if it was deleted meanwhile."""

@@ -19,7 +19,7 @@ TICKET_LENGTH = 43
 
 _REMEMBERED = 2048
 _PURPOSE = "session"
-_decode_subject = decoder(tuple[str, str, str | None]).decode
+_decode_head = decoder(tuple[str, str, str | None, float]).decode
 
 
 class Vault:
@@ -51,9 +51,15 @@ class Vault:
         """Seal one part of the row *key*. It opens in no other row and as no other part."""
         return self._ring.seal(data, purpose=_PURPOSE, aad=(key, part.encode()))
 
-    def seal_claims(self, key: bytes, *, iss: str, sub: str, sid: str | None, claims: Mapping[str, Any]) -> bytes:
-        """Seal the claims part: one line that says who it is, then all claims. JSON has no raw line ends."""
-        return self.seal(key, "claims", encode((iss, sub, sid)) + b"\n" + encode(dict(claims)))
+    def seal_claims(
+        self, key: bytes, *, iss: str, sub: str, sid: str | None, expires_at: float, claims: Mapping[str, Any]
+    ) -> bytes:
+        """
+        Seal the claims part: one line that says who it is and until when, then all claims. JSON has no raw line ends.
+
+        The row has *expires_at* beside it, for the store to clean up by, and the store's to change.
+        """
+        return self.seal(key, "claims", encode((iss, sub, sid, expires_at)) + b"\n" + encode(dict(claims)))
 
     def open_session(self, row: SessionRow) -> Session:
         """
@@ -63,8 +69,8 @@ class Vault:
         """
         # A new value each time, though the bytes may be remembered: what one request does to a list among its claims
         # must not reach the next request.
-        subject, _, claims = self._open(row.key, "claims", row.claims).partition(b"\n")
-        iss, sub, sid = _decode_subject(subject)
+        head, _, claims = self._open(row.key, "claims", row.claims).partition(b"\n")
+        iss, sub, sid, expires_at = _decode_head(head)
         return Session(
             id=base64url.encode(row.key),
             iss=iss,
@@ -72,7 +78,7 @@ class Vault:
             sid=sid,
             claims=Claims(claims),
             created_at=row.created_at,
-            expires_at=row.expires_at,
+            expires_at=min(row.expires_at, expires_at),
             seen_at=row.seen_at,
             idle_timeout=row.idle_timeout,
         )
