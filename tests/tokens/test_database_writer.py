@@ -99,7 +99,7 @@ async def test_what_was_learned_long_ago_cannot_be_kept_alive_in_the_database() 
     await assert_the_refresh_token_is_not_sent_again(scene, await expired(scene))
 
 
-@pytest.mark.spec("REF-23")
+@pytest.mark.spec("STO-03")
 async def test_a_shared_grant_that_has_run_out_cannot_be_kept_alive_in_the_database() -> None:
     clock = HandClock()
     store = Recording(clock)
@@ -114,7 +114,7 @@ async def test_a_shared_grant_that_has_run_out_cannot_be_kept_alive_in_the_datab
     assert await shared.get_token(alice, DEFAULT) is None
 
 
-@pytest.mark.spec("REF-23")
+@pytest.mark.spec("CCT-01")
 async def test_tools_with_one_store_and_bound_keys_do_not_get_the_tokens_of_each_other() -> None:
     clock, ring = HandClock(), KeyRing(Scene().keys)
     store, alice = MemoryStore(clock), User(ISSUER, "alice")
@@ -125,7 +125,7 @@ async def test_tools_with_one_store_and_bound_keys_do_not_get_the_tokens_of_each
     assert await ours.get_token(alice, DEFAULT) == token
 
 
-@pytest.mark.spec("REF-01")
+@pytest.mark.spec("REF-24")
 async def test_a_user_whose_refresh_token_is_empty_never_gets_the_token_of_another() -> None:
     """A column that is empty and not null: both would be taken for one grant, and wait for one renewal."""
     clock, store = HandClock(), TableUserTokenStore()
