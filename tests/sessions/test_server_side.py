@@ -224,7 +224,7 @@ async def test_an_ended_session_is_over_for_every_node_at_once(tmp_path: Path) -
 
 @pytest.mark.spec("SES-03", "REF-23")
 async def test_a_session_that_reached_its_end_takes_no_new_tokens() -> None:
-    """The renewal began before the end. The store has the row still, but nobody would ever use what is written there."""
+    """The renewal began before the end. The store has the row still, but nobody would use what is written there."""
     clock, browser = HandClock(NOW), Browser()
     sessions = ServerSideSessions(MemoryStore(clock), RING, POLICY, clock=clock)
     await log_in(sessions, browser)
