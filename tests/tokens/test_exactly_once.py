@@ -18,7 +18,7 @@ from coatcheck.tokens import TokenState, UserTokenRequestParameters
 from tests.testing.clocks import HandClock
 from tests.tokens.processes import Process
 from tests.tokens.scene import CLIENT, LIFETIME, STALE, Browser, Scene, TableUserTokenStore, forced
-from tests.tokens.token_service import LOST
+from tests.tokens.token_service import LOST, error
 
 ORDERS = UserTokenRequestParameters(resource=("https://orders.example",))
 RATES = UserTokenRequestParameters(resource=("https://rates.example",))
@@ -350,6 +350,23 @@ async def test_within_a_grace_it_is_asked_for_once_more_and_never_a_third_time(k
     for _ in range(2):
         with pytest.raises(LoginRequired):
             await scene.tokens.user_token(await browser.request())
+    assert scene.service.refreshes == 2
+
+
+@pytest.mark.spec("REF-10")
+@pytest.mark.parametrize("refusal", [Response(500), error("invalid_client", status=401)], ids=["500", "invalid_client"])
+async def test_a_refusal_of_the_second_sending_leaves_the_first_one_in_doubt(kind: str, refusal: Response) -> None:
+    """That one may have spent the refresh token, and the grace goes by."""
+    scene = scene_of(kind, client=GRACE)
+    scene.service.grace = 10.0
+    browser = await expired(scene)
+    scene.service.answers.extend([LOST, refusal])
+    with pytest.raises(TokenUnavailable):
+        await scene.tokens.user_token(await browser.request())
+    scene.clock.forward(timedelta(seconds=60))
+    with pytest.raises(LoginRequired) as caught:
+        await Process(scene).tokens.user_token(await browser.request())
+    assert caught.value.code == "renewal_lost"
     assert scene.service.refreshes == 2
 
 

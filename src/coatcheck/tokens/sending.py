@@ -128,10 +128,8 @@ class Sender:
                 deadline=profile.grace / 2 if profile.kind is RotationKind.GRACE else None,
             )
         except CoatcheckError as error:
-            if not sending.begun or (isinstance(error, TransportError) and not error.sent):
-                due.lease.mark = marked_before
-            elif not sending.in_doubt(error):
-                due.lease.mark = None
+            if not sending.in_doubt(error):
+                due.lease.mark = marked_before  # a refusal says nothing about what was sent before
             raise
 
     async def mark_and_check(self, due: Due, *, began: float) -> None:
