@@ -149,12 +149,10 @@ class Process:
 
     async def runs(self) -> None:
         """Return while this process runs; one that was killed never does again."""
-        while self.stopped:
-            await self._running.wait()
-        if self.killed:
+        while self.stopped or self.killed:
             if self.world.over:
                 raise asyncio.CancelledError
-            await self.world.never.wait()
+            await (self.world.never if self.killed else self._running).wait()
 
     def stop(self) -> None:
         """SIGSTOP."""

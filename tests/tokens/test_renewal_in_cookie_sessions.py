@@ -13,9 +13,16 @@ from coatcheck.errors import LoginRequired, StoreUnavailable, TokenUnavailable
 from coatcheck.oauth.messages import Response
 from coatcheck.stores import MemoryStore
 from coatcheck.tokens import TokenState, User, UserTokenRequestParameters
+from tests.testing.clocks import HandClock
 from tests.tokens.scene import LIFETIME, STALE, Browser, Scene, forced
+from tests.tokens.virtual_time import in_virtual_time
 
 ORDERS = UserTokenRequestParameters(scope="orders.read")
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
 
 
 @pytest.fixture
@@ -274,3 +281,13 @@ async def test_whoever_waits_gets_the_renewed_token_though_it_is_not_written_yet
     scene.clock.forward(LIFETIME)
     tokens = await asyncio.gather(*[scene.tokens.user_token(user) for user in await parallel_requests(browser, 3)])
     assert [token.state(scene.clock.time()) for token in tokens] == [TokenState.FRESH] * 3
+
+
+@in_virtual_time
+async def test_a_token_that_expires_while_its_renewal_is_waited_for_is_not_given_out(clock: HandClock) -> None:
+    scene = Scene(cookies=True, clock=clock)
+    browser = await scene.log_in()
+    await asyncio.sleep(STALE.total_seconds() + 1.0)
+    async with scene.service.held():
+        with pytest.raises(TokenUnavailable, match="did not finish"):
+            await scene.tokens.user_token(await browser.request())

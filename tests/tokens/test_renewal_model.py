@@ -46,8 +46,16 @@ EVERYDAY = (
     step("time_passes", (0.12, 6.0, 13.0, 25.0, 90.0)),
 )
 TROUBLES = {
-    "kills": (step("is_killed", PROCESSES, POINTS), step("goes_on", PROCESSES)),
-    "stops": (step("is_stopped", PROCESSES, POINTS), step("goes_on", PROCESSES)),
+    "kills": (
+        step("is_killed", PROCESSES, POINTS),
+        step("is_caught", ("is_killed",), PROCESSES, USERS, POINTS[2:]),
+        step("goes_on", PROCESSES),
+    ),
+    "stops": (
+        step("is_stopped", PROCESSES, POINTS),
+        step("is_caught", ("is_stopped",), PROCESSES, USERS, POINTS[1:]),
+        step("goes_on", PROCESSES),
+    ),
     "deploys": (step("is_deployed", PROCESSES),),
     "provider": (step("provider_fails", ANSWERS),),
     "coordination": (step("coordination_fails", FAULTS, OPERATIONS), step("stores_are_well_again")),
@@ -60,8 +68,9 @@ TROUBLES = {
 
 
 def steps_of(random: Random) -> list[Step]:
-    kinds = random.sample(list(TROUBLES), random.choice((1, 2, 2)))
-    troubles = [trouble for kind in kinds for trouble in TROUBLES[kind]]
+    kinds = {"kills"} if random.random() < 0.2 else {"stops"} if random.random() < 0.25 else set()
+    kinds |= set(random.sample(sorted(TROUBLES), 1 if kinds else random.choice((1, 2, 2))))
+    troubles = [trouble for kind in sorted(kinds) for trouble in TROUBLES[kind]]
     return [random.choice(EVERYDAY if random.random() < 0.65 else troubles)(random) for _ in range(30)]
 
 
@@ -109,6 +118,14 @@ class History:
     async def is_stopped(self, number: int, point: str) -> None:
         process = self.world.process(number)
         process.at(point, process.stop)
+
+    async def is_caught(self, how: str, number: int, sub: str, point: str) -> None:
+        """In the middle of a renewal; and by the time that its lease has run out, others want the token."""
+        await asyncio.sleep(296.0)
+        await getattr(self, how)(number, point)
+        await self.call(number, sub, "login", 1)
+        await asyncio.sleep(7.0)
+        await self.rush(sub, 6.0)
 
     async def goes_on(self, number: int) -> None:
         """Wake a process that was stopped, or start one in the place of the one that was killed."""

@@ -44,6 +44,11 @@ class Table:
         pass
 
 
+async def nobody() -> bool:
+    """Nobody has overtaken it."""
+    return False
+
+
 class Desk:
     """A writer with all that it needs."""
 
@@ -59,7 +64,7 @@ class Desk:
         new = UserToken(access_token="new", issued_at=0.0, refresh_token=f"new-{number}")
         old = UserToken(access_token="old", issued_at=0.0, refresh_token=f"old-{number}")
         endpoint = self.scene.tokens._endpoint("default")
-        return Answer(ALICE, LOGIN, new, old, endpoint, number.to_bytes(32, "big"))
+        return Answer(ALICE, LOGIN, new, old, endpoint, number.to_bytes(32, "big"), nobody)
 
     async def held(self, answer: Answer) -> HeldLease:
         lease = await self.leases.take([answer.grant])

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TypeAlias
 
 from coatcheck.clock import Clock
@@ -321,14 +322,13 @@ class Renewer:
 
     async def _write(self, due: Due, token: UserToken) -> Outcome:
         """Write before use: nobody gets a token that is not stored, but for those who wait while the store is away."""
-        answer = Answer(due.user, due.parameters, token, due.token, due.endpoint, due.grant)
+        overtaken = partial(self._is_overtaken, due, token)
+        answer = Answer(due.user, due.parameters, token, due.token, due.endpoint, due.grant, overtaken)
         await self._checkpoint("renewal.before_write")
         try:
-            if await self._overtaken(due, token):
-                raise StaleToken("somebody else has renewed it while this process was held up")
             await self._writer.write(answer)
         except StoreUnavailable as error:
-            _log.error("renewed tokens are kept in memory until they can be written: %s", error)
+            _log.error("tokens_unwritten: renewed tokens are kept in memory until they can be written: %s", error)
             due.lease.handed_over = True
             self._writer.write_later(answer, due.lease)
             return Renewed(due.parameters, token, sent=True)
@@ -345,17 +345,15 @@ class Renewer:
         due.lease.mark = None
         return Renewed(due.parameters, token, sent=True)
 
-    async def _overtaken(self, due: Due, token: UserToken) -> bool:
+    async def _is_overtaken(self, due: Due, token: UserToken) -> bool:
         """
         Say whether somebody else has written a newer access token beside the refresh token that both have kept.
 
-        A store may compare nothing but refresh tokens, and those are the same.
+        A store may compare nothing but refresh tokens, and those are the same. Raises as `stored`.
         """
         if token.refresh_token != due.token.refresh_token or due.lease.is_held:
             return False
-        with suppress(StoreUnavailable, LoginRequired):  # the write will find out the same
-            return (await self.stored(due.user, due.parameters)).access_token != due.token.access_token
-        return False
+        return (await self.stored(due.user, due.parameters)).access_token != due.token.access_token
 
 
 def renews_inline(user: User) -> bool:

@@ -36,7 +36,11 @@ _UNWRITTEN = 24 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The tokens of one renewal on their way into the store, in the place of *current*."""
+    """
+    The tokens of one renewal on their way into the store, in the place of *current*.
+
+    *is_overtaken* says whether somebody has stored newer ones in a way that the store need not notice.
+    """
 
     user: User
     parameters: UserTokenRequestParameters
@@ -44,6 +48,7 @@ class Answer:
     current: UserToken
     endpoint: TokenEndpoint
     grant: bytes
+    is_overtaken: Callable[[], Awaitable[bool]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +125,10 @@ class Writer:
             task.cancel()
         if lost:
             await asyncio.wait(lost)
-            _log.error("%d renewed tokens could not be written before the end: their store does not answer", len(lost))
+            _log.error(
+                "tokens_lost: %d renewed tokens could not be written before the end: their store does not answer",
+                len(lost),
+            )
 
     async def _patiently(self, answer: Answer) -> None:
         gives_up_at = self._clock.monotonic() + _WAITERS_WAIT
@@ -146,15 +154,21 @@ class Writer:
                     await self.discard(answer.token.refresh_token, answer.current, answer.endpoint)
                 except CoatcheckError as error:
                     _log.info("renewed tokens are not written any more: %s", error)
+                else:
+                    _log.info("tokens_written: renewed tokens that were kept in memory are in their store")
                 lease.mark = None
                 return
-            _log.error("renewed tokens were never written: their store did not answer until their session had ended")
+            _log.error(
+                "tokens_lost: renewed tokens were never written: their store did not answer until their session ended"
+            )
         finally:
             self._unwritten.forget(answer.grant)
             await lease.release()
 
     async def _store_it(self, answer: Answer) -> None:
         try:
+            if await answer.is_overtaken():
+                raise StaleToken("somebody else has renewed it while this process was held up")
             await self._store.store_token(answer.user, answer.token, answer.parameters, replaces=answer.current)
         except _REASONS:
             raise
