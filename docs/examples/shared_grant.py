@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx2
 
-from coatcheck import BlockingTokens, Client, SharedUserTokenStore, User, UserToken, key_from_file
+from coatcheck import BlockingTokens, Client, LoginRequired, SharedUserTokenStore, User, UserToken, key_from_file
 from coatcheck.stores import SQLiteStore
 
 folder = Path(os.environ.get("ORDERS_FOLDER", Path.home() / ".orders"))
@@ -20,7 +20,8 @@ def main() -> None:
     store = SharedUserTokenStore(database, keys)
     with BlockingTokens(client, store=store, coordination=database, keys=keys) as tokens:
         if sys.argv[1:] == ["login"]:  # with a refresh token that a device flow or your web application has got
-            tokens.store_login(user, UserToken.from_refresh_token(sys.stdin.readline().strip()))
+            refresh_token = sys.stdin.readline().strip() or sys.exit("there is no refresh token on the standard input")
+            tokens.store_login(user, UserToken.from_refresh_token(refresh_token))
             return
         auth = tokens.auth(token="user", user=user)
         with httpx2.Client(base_url=os.environ["ORDERS_URL"], auth=auth) as http:
@@ -29,4 +30,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except LoginRequired as error:
+        sys.exit(f"{error}: give a refresh token to {sys.argv[0]} login")

@@ -144,6 +144,22 @@ def test_five_processes_of_one_tool_renew_their_grant_once(install: Callable[[Pa
     assert [refresh.status for refresh in tool.refreshes()] == [200, 200]
 
 
+def test_without_a_login_it_says_what_to_do(oidc_provider: OIDCProvider, echo_api: EchoAPI, tmp_path: Path) -> None:
+    folder, api = tmp_path / "orders", echo_api.url
+    environment = {
+        "ISSUER": oidc_provider.issuer,
+        "ORDERS_FOLDER": str(folder),
+        "ORDERS_USER": "eve",
+        "ORDERS_URL": api,
+    }
+    tool = Tool(EXAMPLE, folder, oidc_provider, "orders-cli", {**os.environ, **environment})
+    for arguments, said in ((["login"], "there is no refresh token"), ([], "give a refresh token to ")):
+        process = tool.start(*arguments)
+        output, errors = process.communicate(timeout=60)
+        assert (process.returncode, output, len(errors.splitlines())) == (1, "", 1), errors
+        assert said in errors
+
+
 def test_control_without_a_common_place_the_refresh_token_is_used_again_and_the_grant_ends(
     install: Callable[[Path], Tool], echo_api: EchoAPI, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from datetime import timedelta
 
 import pytest
@@ -136,3 +137,18 @@ async def test_a_newest_refresh_token_that_is_refused_is_a_security_event(caplog
     (event,) = [record for record in caplog.records if hasattr(record, "event")]
     assert vars(event)["event"] == "refresh_token_reuse_suspected"
     assert stolen not in caplog.text
+
+
+@pytest.mark.spec("REF-35")
+async def test_a_grant_that_ends_while_its_token_still_works_raises_one_alarm(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    scene = Scene()
+    browser = await scene.log_in("alice")
+    refresh_token = (await browser.stored()).refresh_token
+    assert refresh_token is not None
+    scene.service.revoke_at_the_provider(refresh_token)
+    scene.clock.forward(STALE)
+    await scene.tokens.user_token(await browser.request())
+    await scene.tokens.aclose()  # which waits for the renewal in the background
+    lines = [(record.levelname, record.getMessage().partition(": ")[0]) for record in caplog.records]
+    assert sorted(lines) == [("INFO", "renewal_failed"), ("WARNING", "refresh_token_reuse_suspected")]

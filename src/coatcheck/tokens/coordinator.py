@@ -300,7 +300,7 @@ class RenewalCoordinator:
             outcome = await self._renewer.renew(user, parameters, seen, endpoint=self._endpoint(parameters.client))
         except Exception as error:
             if unheard:
-                _log.error("a token that still works could not be renewed: %s", told(error))
+                _log.error("renewal_failed: a token that still works could not be renewed: %s", told(error))
             raise
         finally:
             waiters.record(self._waiting.pop(grant, 0))
@@ -310,8 +310,8 @@ class RenewalCoordinator:
             if not outcome.personal:
                 self._remember(grant, parameters, seen, outcome.verdict)
             if unheard:
-                level = logging.DEBUG if outcome.verdict.code == NOT_SENT else logging.WARNING
-                _log.log(level, "a token that still works could not be renewed: %s", outcome.verdict.message)
+                message = "renewal_failed: a token that still works could not be renewed: %s"
+                _log.log(_level(outcome.verdict), message, outcome.verdict.message)
         return outcome
 
     def _grant(self, parameters: UserTokenRequestParameters, seen: UserToken) -> bytes:
@@ -327,6 +327,13 @@ class RenewalCoordinator:
     ) -> None:
         now = self._clock.monotonic()
         self._failures.put((grant, parameters.slot, seen.issued_at), verdict, now=now, until=now + _silence(verdict))
+
+
+def _level(verdict: Verdict) -> int:
+    """Say how loud a failure is that nobody has heard of. That a grant ends is everyday life, here as in an answer."""
+    if verdict.code == NOT_SENT:
+        return logging.DEBUG
+    return logging.INFO if verdict.kind is VerdictKind.ENDED else logging.WARNING
 
 
 def _word(outcome: Outcome) -> str:
