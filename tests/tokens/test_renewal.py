@@ -799,7 +799,8 @@ async def test_those_who_wait_are_served_while_the_store_is_away_and_it_gets_the
 
 
 @pytest.mark.spec("REF-08")
-async def test_an_outage_of_the_store_for_an_hour_costs_nobody_the_session() -> None:
+async def test_an_outage_of_the_store_for_an_hour_costs_nobody_the_session(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     scene, store = with_failing_store()
     browser = await scene.log_in()
     scene.clock.forward(LIFETIME)
@@ -811,6 +812,7 @@ async def test_an_outage_of_the_store_for_an_hour_costs_nobody_the_session() -> 
     token = await scene.tokens.user_token(await browser.request())
     assert token == await browser.stored()
     assert len({form["refresh_token"] for form in scene.service.requests}) == scene.service.refreshes == 2
+    assert [line.partition(": ")[0] for line in caplog.messages] == ["tokens_unwritten", "tokens_written"]
 
 
 @pytest.mark.spec("REF-23")
