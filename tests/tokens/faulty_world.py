@@ -202,7 +202,7 @@ class Process:
         world = self.world
         if request.url != f"{ISSUER}/token":
             return await world.service(request)
-        fault = world.next_answer()
+        fault = world.answers.popleft() if world.answers else ""
         if fault == "not_sent":
             await asyncio.sleep(0.05)
             await self.runs()
@@ -258,6 +258,7 @@ class Browser:
     def __init__(self, login: Login) -> None:
         self.login = login
         self.jar: dict[str, str] = {}
+        self.leaves: asyncio.Task[None] | None = None
 
     @property
     def header(self) -> list[tuple[bytes, bytes]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from asyncio import Task
 from collections import deque
 from collections.abc import Coroutine
 from dataclasses import replace
@@ -41,8 +42,7 @@ ORDERS = UserTokenRequestParameters(resource=("https://orders.example",))
 PARAMETERS = {"login": LOGIN, "orders": ORDERS, "forced": replace(LOGIN, force_renewal=True)}
 PROFILES = ("strict", "none", "grace:10s", "learn", "learn, kept", "strict, kept")
 STRAGGLER = "a request went on after it had been stopped for longer than anybody waits for stragglers"
-_PATIENCE = 20.0
-"""Seconds within which every call has to have come to an end, unless its process was interrupted."""
+_PATIENCE = 20.0  # seconds within which every call ends, unless its process was interrupted
 
 _decode_grants = decoder(dict[str, Grant]).decode
 
@@ -75,7 +75,7 @@ class World:
         self._ever_stored: set[str] = set()
         self._audience: dict[str, str] = {}
         self._heard_by: dict[str, Process] = {}
-        self._calls: dict[asyncio.Task[None], tuple[float, Process, int]] = {}
+        self._calls: dict[Task[None], tuple[float, Process, int]] = {}
         self._snapshot: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
         self._failures: list[BaseException] = []
         ring = KeyRing(self.keys)
@@ -115,6 +115,8 @@ class World:
             before.login.excuse = before.login.excuse or "there was another login"
             before.login.ended = before.login.ended or old is not None
         login = Login(sub, handle.session.id)
+        if self.table is not None and before is not None and before.leaves is not None and not before.leaves.done():
+            login.excuse = "a logout that was under way has cleared the row of the user"
         self._logins.append(login)
         self._belongs(token.refresh_token or "", login)
         self._audience[token.access_token] = LOGIN.slot
@@ -126,10 +128,11 @@ class World:
 
     def begin_call(self, process: Process, sub: str, parameters: UserTokenRequestParameters) -> None:
         """Begin a call; nobody waits for it here."""
-        self._begin(self.call(process, self.browsers[sub], parameters), process)
+        _ = self._begin(self.call(process, self.browsers[sub], parameters), process)
 
     def begin_logout(self, process: Process, sub: str) -> None:
-        self._begin(self._log_out(process, self.browsers[sub]), process)
+        browser = self.browsers[sub]
+        browser.leaves = self._begin(self._log_out(process, browser), process)
 
     async def call(self, process: Process, browser: Browser, parameters: UserTokenRequestParameters) -> str:
         """Return what became of a call: `ok`, `unavailable`, `login_required` or `anonymous`."""
@@ -183,9 +186,6 @@ class World:
 
     # What others do
 
-    def next_answer(self) -> str:
-        return self.answers.popleft() if self.answers else ""
-
     def revoke_at_the_provider(self, sub: str) -> None:
         for refresh_token, login in self._by_refresh_token.items():
             if login is self.browsers[sub].login:
@@ -213,9 +213,6 @@ class World:
         parts: list[dict[Any, Any]] = [self.store._rows, self.store._leases, self.store._values]
         return parts if self.table is None else [*parts, self.table.rows]
 
-    def process(self, number: int) -> Process:
-        return self.processes[number % len(self.processes)]
-
     def replace(self, process: Process) -> None:
         """Start a new process in the place of one that is over, or about to be."""
         number = self.processes.index(process)
@@ -224,7 +221,7 @@ class World:
 
     def begin_ending(self, process: Process) -> None:
         """SIGTERM."""
-        self._begin(_within(120.0, process.tokens.aclose()), process, patience=121.0)
+        _ = self._begin(_within(120.0, process.tokens.aclose()), process, patience=121.0)
 
     # What is seen
 
@@ -316,10 +313,9 @@ class World:
                 self.replace(process)
         await asyncio.sleep(70.0)  # as long as the longest back-off
         await self.check()
-        for _ in range(2):
+        for sub in (*self.browsers, *self.browsers):
             await asyncio.sleep(301.0)
-            for sub in self.browsers:
-                await self._is_in_or_out(sub)
+            await self._is_in_or_out(sub)
         await self.check()
         self._check_nothing_is_left_of_ended_sessions()
 
@@ -383,9 +379,10 @@ class World:
         for key in self._names.grant(self.client, refresh_token):
             self._by_key[key] = login
 
-    def _begin(self, work: Coroutine[Any, Any, Any], process: Process, *, patience: float = _PATIENCE) -> None:
+    def _begin(self, work: Coroutine[Any, Any, Any], process: Process, *, patience: float = _PATIENCE) -> Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._calls[task] = (self.clock.time() + patience, process, process.interruptions)
+        return task
 
 
 async def _within(seconds: float, work: Coroutine[Any, Any, None]) -> None:

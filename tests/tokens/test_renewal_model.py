@@ -14,6 +14,7 @@ import pytest
 
 from tests.rig.worker_plan import Protection
 from tests.testing.clocks import HandClock
+from tests.tokens.faulty_world import Process
 from tests.tokens.renewal_model import PARAMETERS, PROFILES, World
 from tests.tokens.virtual_time import VirtualTimeLoop
 
@@ -98,7 +99,7 @@ class History:
         await asyncio.sleep(296.0)
 
     async def call(self, number: int, sub: str, parameters: str, times: int) -> None:
-        process = self.world.process(number)
+        process = self._process(number)
         for _ in range(times if process.serves else 0):
             self.world.begin_call(process, sub, PARAMETERS[parameters])
 
@@ -112,11 +113,11 @@ class History:
         await asyncio.sleep(seconds)
 
     async def is_killed(self, number: int, point: str) -> None:
-        process = self.world.process(number)
+        process = self._process(number)
         process.at(point, process.kill)
 
     async def is_stopped(self, number: int, point: str) -> None:
-        process = self.world.process(number)
+        process = self._process(number)
         process.at(point, process.stop)
 
     async def is_caught(self, how: str, number: int, sub: str, point: str) -> None:
@@ -129,13 +130,13 @@ class History:
 
     async def goes_on(self, number: int) -> None:
         """Wake a process that was stopped, or start one in the place of the one that was killed."""
-        process = self.world.process(number)
+        process = self._process(number)
         process.wake()
         if process.killed:
             self.world.replace(process)
 
     async def is_deployed(self, number: int) -> None:
-        process = self.world.process(number)
+        process = self._process(number)
         if process.serves:
             self.world.replace(process)
             self.world.begin_ending(process)
@@ -154,7 +155,7 @@ class History:
         self.world.session_faults.end()
 
     async def logs_out(self, number: int, sub: str) -> None:
-        process = self.world.process(number)
+        process = self._process(number)
         if process.serves:
             self.world.begin_logout(process, sub)
 
@@ -169,6 +170,9 @@ class History:
 
     async def replica_is_promoted(self) -> None:
         self.world.roll_back()
+
+    def _process(self, number: int) -> Process:
+        return self.world.processes[number % len(self.world.processes)]
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
         async def done_and_checked() -> None:
