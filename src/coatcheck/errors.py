@@ -60,7 +60,15 @@ class InvalidAuthorizationResponse(ProtocolError):
 
 
 class InvalidTokenResponse(ProtocolError):
-    """A token endpoint answered, but not with what RFC 6749 section 5 allows."""
+    """
+    A token endpoint answered, but not with what RFC 6749 section 5 allows.
+
+    *carries_refresh_token*: there is one in it all the same, so the one that was sent may be spent.
+    """
+
+    def __init__(self, message: str, *, carries_refresh_token: bool = False) -> None:
+        super().__init__(message)
+        self.carries_refresh_token = carries_refresh_token
 
 
 class InvalidIDToken(ProtocolError):

@@ -27,7 +27,7 @@ from coatcheck.tokens.results import AccessTokenRetrievalError, BearerTokenResul
 from coatcheck.tokens.retrievers import as_result
 from coatcheck.transport import Send, arun
 from tests.tokens.processes import Process
-from tests.tokens.scene import CLIENT, LIFETIME, Browser, Scene
+from tests.tokens.scene import CLIENT, LIFETIME, STALE, Browser, Scene
 from tests.tokens.token_service import LOST, TokenService, error
 
 STRICT = replace(CLIENT, rotation="strict")
@@ -182,6 +182,30 @@ async def test_the_type_of_a_renewed_token_is_judged_as_that_of_a_login(kind: st
         assert token.token_type == at_login
         result = as_result(token)
         assert isinstance(result, BearerTokenResult if at_login == "Bearer" else AccessTokenRetrievalError)
+
+
+@pytest.mark.spec("REF-10", "REF-19")
+@pytest.mark.parametrize("broken", [{"token_type": None}, {"access_token": "two\nlines"}, {"scope": 5}], ids=str)
+@pytest.mark.parametrize("kind", ["sessions", "cookies"])
+async def test_an_unusable_answer_that_carries_a_new_refresh_token_has_spent_the_old_one(
+    kind: str, broken: dict[str, Any]
+) -> None:
+    """A strict provider would take another try for theft. The access token works to its end, then a login is due."""
+    scene = Scene(cookies=kind == "cookies")
+    browser = await scene.log_in()
+    before = await browser.stored()
+    scene.clock.forward(STALE)
+    scene.service.answers.append(broken)
+    for _ in range(3):
+        user = await browser.request()
+        assert (await scene.tokens.user_token(user)).access_token == before.access_token
+        await scene.tokens.aclose()
+        scene.clock.forward(timedelta(seconds=2))
+    scene.clock.forward(timedelta(seconds=14))
+    with pytest.raises(LoginRequired) as caught:
+        await scene.tokens.user_token(await browser.request())
+    assert caught.value.code == "renewal_lost"
+    assert scene.service.refreshes == 1
 
 
 async def _of_a_login(token_type: Any) -> str | None:

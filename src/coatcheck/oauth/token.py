@@ -55,16 +55,19 @@ def parse_token_response(response: Response, *, requested_at: float) -> TokenSet
     RFC 6749, sections 5.1 and 5.2.
     """
     members = _members(response)
-    return TokenSet(
-        access_token=_access_token(members),
-        token_type=_token_type(members),
-        requested_at=requested_at,
-        expires_at=_expires_at(members.get("expires_in"), requested_at),
-        refresh_token=_optional_text(members, "refresh_token") or None,
-        id_token=_optional_text(members, "id_token") or None,
-        scope=_optional_text(members, "scope"),
-        issued_token_type=_optional_text(members, "issued_token_type") or None,
-    )
+    try:
+        return TokenSet(
+            access_token=_access_token(members),
+            token_type=_token_type(members),
+            requested_at=requested_at,
+            expires_at=_expires_at(members.get("expires_in"), requested_at),
+            refresh_token=_optional_text(members, "refresh_token") or None,
+            id_token=_optional_text(members, "id_token") or None,
+            scope=_optional_text(members, "scope"),
+            issued_token_type=_optional_text(members, "issued_token_type") or None,
+        )
+    except InvalidTokenResponse as error:
+        raise InvalidTokenResponse(str(error), carries_refresh_token=bool(members.get("refresh_token"))) from None
 
 
 def parse_token_exchange_response(response: Response, *, requested_at: float) -> TokenSet:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from coatcheck.clock import Clock
 from coatcheck.coordination import SentMark
-from coatcheck.errors import CoatcheckError, TransportError
+from coatcheck.errors import CoatcheckError, InvalidTokenResponse, TransportError
 from coatcheck.oauth.client import Client
 from coatcheck.oauth.rotation import Rotation, RotationKind
 from coatcheck.oauth.token import TokenSet
@@ -97,13 +97,17 @@ class Sender:
             quick = self._clock.monotonic() - began < _QUICK
             if not quick or mark is None or not await self._may_send(due.endpoint.client, mark):
                 return InDoubt(str(error))
+        except InvalidTokenResponse as error:
+            if not sending.in_doubt(error):
+                raise
+            return InDoubt(str(error))
         return await self._again(due)
 
     async def _again(self, due: Due) -> TokenSet | InDoubt:
         sending = _Sending(self, due, again=True)
         try:
             return await self._once(due, sending)
-        except TransportError as error:
+        except (TransportError, InvalidTokenResponse) as error:
             if not sending.in_doubt(error):
                 raise
             return InDoubt(str(error))
@@ -177,6 +181,8 @@ class _Sending:
 
     def in_doubt(self, error: CoatcheckError) -> bool:
         """Say whether *error* leaves open what became of the refresh token."""
+        if isinstance(error, InvalidTokenResponse):
+            return error.carries_refresh_token  # which is nothing to go on with, as the rest of the answer is not
         return self.begun and isinstance(error, TransportError) and error.in_doubt
 
 
