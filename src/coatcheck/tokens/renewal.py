@@ -249,6 +249,8 @@ class Renewer:
         if still_good or profile.kind is RotationKind.NONE:
             decided("wait", profile)
             message = f"nobody knows whether {issuer} has renewed a token: {doubt.what}"
+            if profile.kind is not RotationKind.NONE:
+                message += "; the old one is used while it works, and then a login may be needed (renewal_lost)"
             return Refused(due.parameters, Verdict(VerdictKind.TRANSIENT, message, retry_after=self._works_for(due)))
         if not gives_up and due.lease.sends == 0:
             raise _MayBeKnown
