@@ -36,6 +36,7 @@ class TCPFault:
         self._mode: Mode = "pass"
         self._delay = 0.0
         self._answers_to_cut: int | None = None
+        self._afterwards: Mode = "pass"
         self._relays: set[_Relay] = set()
         self._listener: socket.socket | None = None
         self._serving: set[asyncio.Task[None]] = set()
@@ -82,13 +83,14 @@ class TCPFault:
         """Accept everything and pass nothing on, either way: what arrives is lost, and nobody is told."""
         self._do(self._enter, "hang")
 
-    def cut_answers(self, *, times: int | None = None) -> None:
+    def cut_answers(self, *, times: int | None = None, then: Literal["pass", "cut"] = "pass") -> None:
         """
         Pass requests on, but throw the server's answer away and reset the connection.
 
-        So the work is done, and the client cannot know. After *times* answers everything passes again.
+        So the work is done, and the client cannot know. After *times* answers everything passes again, or all is cut.
         """
         self._answers_to_cut = times
+        self._afterwards = then
         self._do(self._enter, "cut answers")
 
     def delay(self, seconds: float) -> None:
@@ -175,7 +177,7 @@ class TCPFault:
         if self._answers_to_cut is not None:
             self._answers_to_cut -= 1
             if self._answers_to_cut <= 0:
-                self._mode = "pass"
+                self._enter(self._afterwards)
         return True
 
 

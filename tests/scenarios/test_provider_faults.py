@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from coatcheck.tokens.freshness import TokenState
 from tests.rig.fleet import Fleet
 from tests.rig.oidc_provider import FaultMode
 from tests.rig.tcp_fault import TCPFault
@@ -21,6 +22,7 @@ from tests.rig.worker_plan import SessionKind
 from tests.storm.stage import Stage, Visitor, World, log_in
 
 HTML = {"content-type": "text/html; charset=utf-8"}
+JSON = {"content-type": "application/json"}
 PAGE = "<!doctype html><title>Sorry</title>"
 ASKED_FOR = 7
 """Seconds that a busy provider wants to be left alone."""
@@ -36,7 +38,8 @@ class Fault:
     """
     What the token endpoint does, with details of now (its own clock's). None: nobody listens there.
 
-    *patience* is how often pages come back while it lasts. Where each attempt takes ten seconds, there is one process.
+    *patience* is how often pages come back while it lasts. Where each attempt takes ten seconds, there is one process,
+    and one fault meets tokens that still work, another one those that have expired.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Fault:
     patience: int = 1
     workers: int = 2
     sessions: SessionKind = "server"
+    meets: tuple[TokenState, ...] = (TokenState.STALE, TokenState.EXPIRED)
 
 
 def refusing(status: int, error: str) -> Fault:
@@ -55,13 +59,14 @@ def busy(name: str, retry_after: Callable[[float], str]) -> Fault:
     return Fault(name, details=lambda now: {"status": 429, "headers": {"retry-after": retry_after(now)}})
 
 
-def dripping(name: str, status: int, headers: Details) -> Fault:
-    return Fault(name, "drip", lambda now: {"status": status, "headers": headers, "body": PAGE}, workers=1)
+def dripping(name: str, status: int, headers: Details, meets: TokenState) -> Fault:
+    details = {"status": status, "headers": headers, "body": PAGE}
+    return Fault(f"{name} ({meets.value})", "drip", lambda now: details, workers=1, meets=(meets,))
 
 
 FAULTS = (
-    dripping("a page that drips", 200, HTML),
-    dripping("an error that drips", 500, {"content-type": "application/json"}),
+    *(dripping("a page that drips", 200, HTML, state) for state in (TokenState.STALE, TokenState.EXPIRED)),
+    *(dripping("an error that drips", 500, JSON, state) for state in (TokenState.STALE, TokenState.EXPIRED)),
     Fault("500", details=lambda now: {"status": 500, "headers": HTML, "body": PAGE}, patience=8),
     Fault("500, cookie sessions", details=lambda now: {"status": 500, "body": ""}, sessions="cookie"),
     busy("429 for seconds", lambda now: str(ASKED_FOR)),
@@ -132,40 +137,48 @@ class _Cell:
         await asyncio.to_thread(self._provider.clear_faults, client_id=self._plan.client_id)
 
     async def endure(self) -> None:
+        if TokenState.STALE in self._fault.meets:
+            await self._nobody_notices()
+        if TokenState.EXPIRED in self._fault.meets:
+            await self._everybody_is_told_when_to_come_back()
+
+    async def _nobody_notices(self) -> None:
         renewed = await self._stage.log.refreshes()
         await self._stage.make_stale(left=LEFT)
         await self._begin()
-        used = await self._ask_all({200})
+        await self._ask_all({200})
         await self._stage.drain()
         tried = await self._stage.log.refreshes()
         assert tried > renewed or self._fault.mode is None, "nobody tried to renew"
+        await self._ask_all({200})
+        await self._end()
         await self._stage.advance(LEFT)
+
+    async def _everybody_is_told_when_to_come_back(self) -> None:
+        await self._stage.expire()
         for _ in range(self._fault.patience):
             await self._begin()
             refused = await self._ask_all({503})
             assert {answer.code for answer in refused} == {"token_unavailable"}
             assert {answer.content_type for answer in refused} == {"application/problem+json"}
-            announced = self._announced(refused)
             await self._nobody_is_logged_out()
             if self._fault.patience > 1:
-                await self._stage.advance(announced)
+                await self._stage.advance(_announced(refused))
         sent = await self._stage.log.refreshes()
-        announced = self._announced(await self._ask_all({503}))
+        announced = _announced(await self._ask_all({503}))
         if self._fault.name.startswith("429"):
             assert await self._stage.log.refreshes() == sent, "asked again although it wants to be left alone"
             assert announced in (ASKED_FOR - 1, ASKED_FOR)
         await self._end()
         await self._stage.advance(announced)
+        await self._everybody_goes_on()
+
+    async def _everybody_goes_on(self) -> None:
         renewals = await self._stage.log.refreshes()
         # One after the other: after many failures only one request at a time tries whether it is well again.
         answers = [answer for visitor in self._visitors for answer in await self._ask(visitor)]
         assert {answer.status for answer in answers} == {200}, [(a.status, a.code, a.retry_after) for a in answers]
-        assert not {a.access_token for a in used} & {a.access_token for a in answers}
         assert await self._stage.log.refreshes() - renewals == len(self._visitors)
-
-    def _announced(self, answers: list[CallAnswer]) -> int:
-        assert all(answer.retry_after for answer in answers)
-        return max(answer.retry_after or 0 for answer in answers)
 
     async def _ask_all(self, statuses: set[int]) -> list[CallAnswer]:
         """Every page calls every process, one after the other for each page."""
@@ -202,3 +215,8 @@ class _Cell:
         if self._proxy is not None:
             self._proxy.restore()
         await asyncio.to_thread(self._provider.clear_faults, client_id=self._plan.client_id)
+
+
+def _announced(answers: list[CallAnswer]) -> int:
+    assert all(answer.retry_after for answer in answers)
+    return max(answer.retry_after or 0 for answer in answers)
