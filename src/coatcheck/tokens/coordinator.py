@@ -49,6 +49,12 @@ _log = logging.getLogger("coatcheck")
 WAITER_DEADLINE = timedelta(seconds=15)
 """Longer than the authorization server may take, so that a waiter hears why a renewal failed."""
 
+_INLINE_PATIENCE = 3.0
+"""
+Seconds that a caller waits whose token still works, because its response is to carry the new one. What comes later
+waits for the browser's next request.
+"""
+
 _MAX_ROUNDS = 50
 """Flights of other access tokens of the same grant that one caller waits for at most."""
 
@@ -220,14 +226,14 @@ class RenewalCoordinator:
         self, user: User, parameters: UserTokenRequestParameters, seen: UserToken, *, still_good: bool
     ) -> UserToken | Verdict:
         began = self._clock.monotonic()
+        in_a_hurry = still_good and self._background
+        deadline = min(self._waiter_deadline, _INLINE_PATIENCE) if in_a_hurry else self._waiter_deadline
         try:
-            async with asyncio.timeout(self._waiter_deadline):
+            async with asyncio.timeout(deadline):
                 return await self._wait(user, parameters, seen, still_good=still_good)
         except TimeoutError:
-            return Verdict(
-                VerdictKind.TRANSIENT,
-                f"the renewal of the token did not finish within {self._waiter_deadline:g} s; it goes on",
-            )
+            message = f"the renewal of the token did not finish within {deadline:g} s; it goes on"
+            return Verdict(VerdictKind.TRANSIENT, message)
         finally:
             wait_time.record(self._clock.monotonic() - began)
 
