@@ -152,3 +152,14 @@ async def test_a_grant_that_ends_while_its_token_still_works_raises_one_alarm(ca
     await scene.tokens.aclose()  # which waits for the renewal in the background
     lines = [(record.levelname, record.getMessage().partition(": ")[0]) for record in caplog.records]
     assert sorted(lines) == [("INFO", "renewal_failed"), ("WARNING", "refresh_token_reuse_suspected")]
+
+
+@pytest.mark.spec("REF-16")
+async def test_an_audience_that_makes_the_server_stumble_holds_back_no_other_exchange() -> None:
+    scene = Scene()
+    scene.service.answers.extend([Response(500), {}])
+    with pytest.raises(TokenUnavailable):
+        await scene.tokens.exchange("subject", audience="https://broken.example")
+    with pytest.raises(TokenUnavailable, match="no token request is made"):
+        await scene.tokens.exchange("subject", audience="https://broken.example")
+    assert await scene.tokens.exchange("subject", audience="https://orders.example")

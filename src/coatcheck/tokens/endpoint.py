@@ -138,7 +138,8 @@ class TokenEndpoint:
         form = token_exchange_form(
             subject_token, audience=audience, resource=resource, scope=scope, actor_token=actor_token
         )
-        return await self._tokens(form, parse=parse_token_exchange_response)
+        errand = Errand(self.client.issuer, self.name, dict(form)["grant_type"], (audience, resource, scope))
+        return await self._tokens(form, parse=parse_token_exchange_response, errand=errand)
 
     async def revoke(self, refresh_token: str) -> bool:
         """Revoke a refresh token (RFC 7009 2.1); False when the authorization server has no endpoint for it."""
