@@ -21,6 +21,8 @@ KINDS = {
     "redis://cache": "redis",
     "rediss://cache:6380/1": "redis",
     "valkey://cache": "redis",
+    "redis+sentinel://one,two:26380,three/shop": "redis",
+    "rediss+sentinel://one,two,three/shop/1": "redis",
 }
 
 
@@ -41,6 +43,8 @@ def test_the_kind_of_a_store(url: str) -> None:
         ("rediss://:hunter2@[::1]:6380/0", "rediss://[::1]:6380/0", True),
         ("redis://hunter2:/0", "redis://...", False),
         ("redis://cache?db=1", "redis://cache", False),
+        ("redis+sentinel://:hunter2@one:1,two/shop/1", "redis+sentinel://one:1,two/shop/1", True),
+        ("redis+sentinel://one,two/shop?sentinel_password=hunter2", "redis+sentinel://one,two/shop", True),
         ("sqlite://a/b.db", "sqlite://a/b.db", False),
         ("memory", "memory", False),
     ],
@@ -64,6 +68,10 @@ def test_as_text_a_url_has_no_credentials(url: str, shown: str, holds_password: 
         "redis://:hunter2",
         "redis://",
         "redis://:hunt/hunter2@cache",
+        "redis+sentinel://:hunter2@one,two",
+        "redis+sentinel://:hunter2@one,two/?db=1",
+        "redis+sentinel://:hunt/hunter2@one,two/shop",
+        "redis-sentinel://:hunter2@one,two/shop",
         "postgresql://shop:hunt#hunter2@db/shop",
         "postgresql://shop:hunt?hunter2@db/shop",
         "sqlite://",
@@ -95,6 +103,8 @@ def test_the_stores_that_need_one() -> None:
     assert isinstance(open_store("postgresql://shop@127.0.0.1:1/shop"), PostgreSQLStore)
     for url in ("redis://127.0.0.1:1", "rediss://127.0.0.1:1", "valkey://127.0.0.1:1", "valkeys://127.0.0.1:1"):
         assert isinstance(open_store(url), RedisStore)
+    for scheme in ("redis+sentinel", "rediss+sentinel", "valkey+sentinel", "valkeys+sentinel"):
+        assert isinstance(open_store(f"{scheme}://127.0.0.1:1,[::1]:2/shop/3?sentinel_password=pw"), RedisStore)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,10 @@ from coatcheck.stores.sqlite import SQLiteStore
 
 StoreKind: TypeAlias = Literal["memory", "sqlite", "postgresql", "redis"]
 
-KNOWN_STORES = '"sqlite:///path/to/sessions.db", "postgresql://HOST/DATABASE", "redis://HOST" or "memory"'
+KNOWN_STORES = (
+    '"sqlite:///path/to/sessions.db", "postgresql://HOST/DATABASE", "redis://HOST", '
+    '"redis+sentinel://HOST,HOST,HOST/NAME" or "memory"'
+)
 """For messages that say what may be written."""
 
 _KINDS: dict[str, StoreKind] = {
@@ -26,13 +29,22 @@ _KINDS: dict[str, StoreKind] = {
     "rediss": "redis",
     "valkey": "redis",
     "valkeys": "redis",
+    "redis+sentinel": "redis",
+    "rediss+sentinel": "redis",
+    "valkey+sentinel": "redis",
+    "valkeys+sentinel": "redis",
 }
-_OTHER_NAMES = {"valkey": "redis", "valkeys": "rediss"}
+_OTHER_NAMES = {
+    "valkey": "redis",
+    "valkeys": "rediss",
+    "valkey+sentinel": "redis+sentinel",
+    "valkeys+sentinel": "rediss+sentinel",
+}
 """The driver knows the protocol by its older name only."""
 _EXTRAS: dict[StoreKind, str] = {"postgresql": "postgres", "redis": "redis"}
 _HOST = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
 _HOSTS = re.compile(rf"{_HOST}(?:,{_HOST})*")
-_DATABASE = re.compile(r"(?:/[A-Za-z0-9._-]*)?")
+_DATABASE = re.compile(r"(?:/[A-Za-z0-9._-]*(?:/[0-9]*)?)?")
 
 
 class Store(SessionStore, SessionIndex, LeaseStore, ExpiringStore, Protocol):
@@ -103,7 +115,8 @@ def open_store(url: str | StoreURL, *, clock: Clock = SYSTEM_CLOCK, folder: Path
     Make the store that *url* names. Nothing is connected or written before its first use.
 
     Known are `memory`, `sqlite:///absolute/path`, `sqlite://path/below/folder`, `postgresql://`, `redis://`, and
-    `rediss://` for TLS; `valkey://` and `valkeys://` are the same as these two.
+    `rediss://` for TLS, `redis+sentinel://` and `rediss+sentinel://` for the primary that sentinels name; with `valkey`
+    and `valkeys` in place of `redis` and `rediss` they mean the same.
 
     Raises:
         ConfigurationError: as `StoreURL.parse`, or the library that talks to this kind of store is not installed.
@@ -151,6 +164,11 @@ def _check_address(scheme: str, place: str) -> None:
     host = authority.rpartition("@")[2]
     if host.startswith(":") or (not host and _KINDS[scheme] != "postgresql"):  # that may be a socket, or the default
         raise ConfigurationError(f"{scheme}://... names no host: use {KNOWN_STORES}")
+    if scheme.endswith("+sentinel") and not re.match(r"/[A-Za-z0-9._-]", place[len(authority) :]):
+        raise ConfigurationError(
+            f"{scheme}://... does not say which primary: give the name that its sentinels know it by, "
+            f"{scheme}://HOST:26379,HOST:26379,HOST:26379/NAME"
+        )
 
 
 def _for_the_driver(url: str) -> str:

@@ -35,6 +35,7 @@ from redis.exceptions import (
 
 from coatcheck.errors import ConfigurationError, StoreUnavailable
 from coatcheck.stores.redis.scripts import Script
+from coatcheck.stores.redis.sentinels import NoPrimary, Sentinels, is_sentinel_url
 
 T = TypeVar("T")
 Word: TypeAlias = str | bytes | int
@@ -70,14 +71,14 @@ _REMEDIES: tuple[tuple[type[RedisError] | str, str], ...] = (
 
 class Connections:
     """
-    Up to *most* connections from one event loop of one process to the server at *url*.
+    Up to *most* connections from one event loop of one process to the server at *url*, or to which its sentinels lead.
 
     They are opened when they are needed. One that broke is replaced on the next use, so the server may restart.
     """
 
     def __init__(self, url: str, *, connect_timeout: timedelta, operation_timeout: timedelta, most: int) -> None:
         self.operation_timeout = operation_timeout.total_seconds()
-        self._pool = _pool(url, connect_timeout)
+        self._pool, self._sentinels = _pool(url, connect_timeout)
         self._room = asyncio.Semaphore(most)
         self._silent_at = 0.0
 
@@ -111,6 +112,8 @@ class Connections:
     async def close(self) -> None:
         """Cut every connection. What is under way fails."""
         await self._pool.disconnect(inuse_connections=True)
+        if self._sentinels is not None:
+            await self._sentinels.close()
 
     def unavailable(self, error: BaseException) -> StoreUnavailable:
         """Put a fault into words. Nothing of the URL but the address is in them."""
@@ -119,6 +122,8 @@ class Connections:
     @property
     def address(self) -> str:
         """Where the server is, without who we are there."""
+        if self._sentinels is not None:
+            return self._sentinels.where
         known = self._pool.connection_kwargs
         return str(known.get("path") or f"{known.get('host', 'localhost')}:{known.get('port', 6379)}")
 
@@ -128,12 +133,15 @@ class Connections:
                 try:
                     return await attempt()
                 except ReadOnlyError:
+                    self._doubt()
                     return await attempt()  # whatever it was, it was not done
                 except ConnectionError as error:
+                    self._doubt()
                     if not repeat or isinstance(error, _NOT_THE_CONNECTION):
                         raise
                     return await attempt()
         except FAULTS as error:
+            self._doubt()
             if isinstance(error, TimeoutError):
                 self._silent_at = asyncio.get_running_loop().time()
             raise self.unavailable(error) from error
@@ -159,7 +167,13 @@ class Connections:
             finally:
                 await self._pool.release(connection)
 
+    def _doubt(self) -> None:
+        if self._sentinels is not None:
+            self._sentinels.doubt()
+
     def _what_to_do(self, error: BaseException) -> str:
+        if isinstance(error, NoPrimary):
+            return str(error)
         # The server quotes arguments at the end of some messages, and those are none of a log's business.
         text = str(error).partition(", with args")[0][:200]
         for kind, remedy in _REMEDIES:
@@ -187,27 +201,27 @@ def check_url(url: str) -> None:
             have ended up anywhere.
     """
     try:
-        _pool(url, timedelta(seconds=1)).make_connection()  # type: ignore[no-untyped-call]
-        database = urlsplit(url).path.strip("/")
+        _pool(url, timedelta(seconds=1))[0].make_connection()  # type: ignore[no-untyped-call]
+        database = "" if is_sentinel_url(url) else urlsplit(url).path.strip("/")
         fits = url.startswith("unix:") or not database or database.isdecimal()
     except (ValueError, TypeError, RedisError):
         fits = False
     if not fits:
         raise ConfigurationError(
             "this is not the URL of a Redis server: expected redis://[[USER]:PASSWORD@]HOST[:PORT][/NUMBER], rediss:// "
-            "for TLS or unix://PATH; write special characters of the password as %XX, and check the names of options"
+            "for TLS, redis+sentinel://[[USER]:PASSWORD@]HOST[:PORT][,...]/NAME[/NUMBER] or unix://PATH; write special "
+            "characters of the password as %XX, and check the names of options"
         ) from None
 
 
-def _pool(url: str, connect_timeout: timedelta) -> ConnectionPool:
+def _pool(url: str, connect_timeout: timedelta) -> tuple[ConnectionPool, Sentinels | None]:
+    seconds = connect_timeout.total_seconds()
     # RESP 2 is all that is needed, and connecting takes fewer round trips.
-    return ConnectionPool.from_url(
-        url,
-        protocol=2,
-        socket_connect_timeout=connect_timeout.total_seconds(),
-        socket_timeout=None,
-        socket_keepalive=True,
-    )
+    settings = {"protocol": 2, "socket_connect_timeout": seconds, "socket_timeout": None, "socket_keepalive": True}
+    if is_sentinel_url(url):
+        sentinels = Sentinels(url, patience=seconds, settings=settings)
+        return ConnectionPool(**sentinels.options), sentinels
+    return ConnectionPool.from_url(url, **settings), None
 
 
 def keep_over_a_fork(thing: object) -> None:
