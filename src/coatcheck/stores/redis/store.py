@@ -30,13 +30,22 @@ class RedisStore:
 
     The URL is redis://[[USER]:PASSWORD@]HOST[:PORT][/NUMBER], rediss:// for TLS, or unix://PATH. One server, or the
     primary of several: reads go there, too, since a replica may lag behind. When a failover moves the address (a name,
-    a virtual IP) to another server, the first write that the old one refuses leads to the new one. Sentinel and Cluster
-    are not spoken; the keys are ready for a cluster.
+    a virtual IP) to another server, the first write that the old one refuses leads to the new one. Cluster is not
+    spoken; the keys are ready for it.
+
+    **Sentinels.** redis+sentinel://[[USER]:PASSWORD@]HOST[:PORT][,...]/NAME[/NUMBER] leads to the primary that they
+    call NAME; with rediss+sentinel:// both they and it are spoken to by TLS. USER and PASSWORD are for the primary;
+    theirs, if they have any, are the options `sentinel_username` and `sentinel_password`. They are asked in turn, within
+    *connect_timeout* altogether: for each new connection, after each fault, and once a second while the store is used.
+    When the primary moves, every connection to the old one is cut, subscriptions included, even if it still lives.
+    While no sentinel answers, the store stays with the primary it has, and logs that.
 
     **What the server has to keep.** A sent mark that a crash of the server forgets lets a refresh token be sent twice,
     which a strict provider answers by ending the grant. `appendonly yes` with `appendfsync everysec` may forget one
-    second, with `always` nothing; without either a restart of the server logs everybody out. A failover may forget what
-    the replica had not received; the store does not wait for replicas.
+    second, with `always` nothing; without either a restart of the server logs everybody out. A failover forgets what
+    the replica had not received, and what a primary that was replaced took while it was still believed to be one (with
+    sentinels: one second, and the one or two that they need to tell each other). The store does not wait for replicas
+    (WAIT); `min-replicas-to-write 1` makes a primary without a replica refuse.
 
     **What the server must not do.** Any `maxmemory-policy` but `noeviction` lets it drop sessions and leases when its
     memory is full; the log says so at the first use.
