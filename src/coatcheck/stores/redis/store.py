@@ -35,8 +35,8 @@ class RedisStore:
 
     **Sentinels.** redis+sentinel://[[USER]:PASSWORD@]HOST[:PORT][,...]/NAME[/NUMBER] leads to the primary that they
     call NAME; with rediss+sentinel:// both they and it are spoken to by TLS. USER and PASSWORD are for the primary;
-    theirs, if they have any, are the options `sentinel_username` and `sentinel_password`. They are asked in turn, within
-    *connect_timeout* altogether: for each new connection, after each fault, and once a second while the store is used.
+    theirs, if they have any, are the options `sentinel_username` and `sentinel_password`. They are asked in turn,
+    within *connect_timeout* altogether: for each new connection, after each fault, and once a second while the store is used.
     When the primary moves, every connection to the old one is cut, subscriptions included, even if it still lives.
     While no sentinel answers, the store stays with the primary it has, and logs that.
 
