@@ -36,9 +36,9 @@ class RedisStore:
     **Sentinels.** redis+sentinel://[[USER]:PASSWORD@]HOST[:PORT][,...]/NAME[/NUMBER] leads to the primary that they
     call NAME; with rediss+sentinel:// both they and it are spoken to by TLS. USER and PASSWORD are for the primary;
     theirs, if they have any, are the options `sentinel_username` and `sentinel_password`. They are asked in turn,
-    within *connect_timeout* altogether: for each new connection, after each fault, and once a second while the store is used.
-    When the primary moves, every connection to the old one is cut, subscriptions included, even if it still lives.
-    While no sentinel answers, the store stays with the primary it has, and logs that.
+    within *connect_timeout* altogether: for each new connection, after each fault, and once a second while the store
+    is used. When the primary moves, every connection to the old one is cut, subscriptions included, even if it still
+    lives. While no sentinel answers, the store stays with the primary it has, and logs that.
 
     **What the server has to keep.** A sent mark that a crash of the server forgets lets a refresh token be sent twice,
     which a strict provider answers by ending the grant. `appendonly yes` with `appendfsync everysec` may forget one
