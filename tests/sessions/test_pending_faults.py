@@ -55,7 +55,7 @@ async def test_without_the_store_fresh_requests_are_served_and_slide(caplog: pyt
     nodes.store.down = False
     await nodes.opened(nodes.a, browser)
     await nodes.background()
-    assert nodes.ends_in == STRAGGLING  # what could not be told before is told now
+    assert await nodes.tokens_end_in(browser) == STRAGGLING  # what could not be told before is told now
 
 
 async def test_without_the_store_a_browser_that_is_behind_is_served() -> None:

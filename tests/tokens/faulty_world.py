@@ -17,7 +17,6 @@ from urllib.parse import parse_qsl
 from coatcheck.errors import StoreUnavailable, TransportError
 from coatcheck.oauth.messages import Request, Response
 from coatcheck.sessions import CookiePolicy, CookieSessions, KeyRing, ServerSideSessions, SessionHandle, Sessions
-from coatcheck.sessions.generations import LATE
 from coatcheck.tokens import Tokens
 from tests.rig.gated_store import GatedStore
 from tests.tokens.token_service import ISSUER
@@ -110,7 +109,6 @@ class Process:
         self.distance = (0.001, 0.003, 0.007)[number]
         self.killed = False
         self.interruptions = 0
-        self._stopped_at = 0.0
         self.marks: set[bytes] = set()
         """The leases on which it has written a mark that it has not taken back."""
         self.under_way: list[str] = []
@@ -158,13 +156,10 @@ class Process:
         """SIGSTOP."""
         if self.serves:
             self._running.clear()
-            self._stopped_at = self.world.clock.time()
             self._interrupted()
 
     def wake(self) -> None:
         """SIGCONT."""
-        if self.stopped and self.world.clock.time() - self._stopped_at > LATE:
-            self.world.stragglers_come()
         self._running.set()
 
     def kill(self) -> None:

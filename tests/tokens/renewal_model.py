@@ -41,7 +41,6 @@ LOGIN = UserTokenRequestParameters()
 ORDERS = UserTokenRequestParameters(resource=("https://orders.example",))
 PARAMETERS = {"login": LOGIN, "orders": ORDERS, "forced": replace(LOGIN, force_renewal=True)}
 PROFILES = ("strict", "none", "grace:10s", "learn", "learn, kept", "strict, kept")
-STRAGGLER = "a request went on after it had been stopped for longer than anybody waits for stragglers"
 _PATIENCE = 20.0  # seconds within which every call ends, unless its process was interrupted
 
 _decode_grants = decoder(dict[str, Grant]).decode
@@ -67,7 +66,7 @@ class World:
         self.answers: deque[str] = deque()
         self.over = False
         self.never = asyncio.Event()
-        self.rolled_back = self.stragglers = False
+        self.rolled_back = False
         self.browsers: dict[str, Browser] = {}
         self._logins: list[Login] = []
         self._by_refresh_token: dict[str, Login] = {}
@@ -237,7 +236,7 @@ class World:
         was_over = grant.over
         response = await self.service(request)
         used_twice = grant.over and not was_over
-        excused = self.rolled_back or self.stragglers or late
+        excused = self.rolled_back or late
         assert not used_twice or excused, f"I2: {refresh_token} was used twice"
         if used_twice:
             login.excuse = login.excuse or "a rollback, or a late request, used a refresh token twice"
@@ -259,13 +258,6 @@ class World:
         if self.rotation != "none":
             login.excuse = login.excuse or why
 
-    def stragglers_come(self) -> None:
-        """Requests with cookies from long ago go on: what has waited for their browser does so no more."""
-        if self.kind == "cookies":
-            self.stragglers = True
-            for login in self._logins:
-                login.excuse = login.excuse or STRAGGLER
-
     def excuse_key(self, key: bytes, why: str) -> None:
         if self.rotation != "none" and key in self._by_key:
             login = self._by_key[key]
@@ -278,9 +270,7 @@ class World:
                 number = int(access_token.removeprefix("access-"))
                 try:
                     older = number < login.newest.get(slot, 0)
-                    assert not older or self.rolled_back or self.stragglers, (
-                        f"I3: {access_token} came after {login.newest[slot]}"
-                    )
+                    assert not older or self.rolled_back, f"I3: {access_token} came after {login.newest[slot]}"
                 except AssertionError as error:
                     self._failures.append(error)
                 login.newest[slot] = number
@@ -366,7 +356,7 @@ class World:
                 waiting = await self._pending.get(login.session_id)
             except SessionGone:
                 return b""
-            return b"" if waiting is None else waiting.tokens
+            return b"" if waiting is None else await self._pending.straggling(login.session_id, waiting) or b""
         handle = await self._all_sessions.find(login.session_id, now=self.clock.time())
         if handle is None:
             return b""

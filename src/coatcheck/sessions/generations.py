@@ -5,16 +5,19 @@ A fresh request costs no look at the coordination store. These things do, and on
 
 - a renewal, before and after the refresh token is used;
 - a cookie that slides, where this process knows of a newer generation than the browser has brought;
-- in the background, the first requests with a generation that may still wait: it arrived, so it waits a minute more;
+- in the background, the first requests with a generation that may still wait: it arrived, so its tokens wait a minute
+  more, and its number is remembered until the session's end;
 - in the background, each cookie that goes out again: see below.
 
 **What can bring an old generation back.** The answer of a slow request may reach the browser after the new cookie did.
 Where the process knows of the newer generation, the older one is not handed out at all. In another process nobody knows
-yet; but the newer generation still waits, for a minute at least after the browser has shown it. So whoever hands a
+yet; but the newer tokens still wait, for a minute at least after the browser has shown it. So whoever hands a
 cookie out looks in the background whether something newer waits, and if so has it wait until the session's end again:
 the browser may come back with the older cookie at any time, and finds it. And a request that took nearly as long as
 that minute hands out nothing (`LATE`), unless the session would die of idleness. What remains: a process that dies, or
 a store that fails, between such an answer and that look; and cookies that the browser itself brings back from a backup.
+Their refresh token was spent and is not used again: the request is refused (`BEHIND`) as soon as it needs other tokens,
+and such a cookie slides no more, so that a browser that is really stuck with it comes to a login.
 
 All memory is bounded: `_MOST_SESSIONS` numbers, of which the least recently changed go first, and `_MOST_TASKS`
 background tasks; what was forgotten costs one more look, what is left undone lets tokens wait for longer.
@@ -27,7 +30,7 @@ import logging
 from collections.abc import Callable, Coroutine
 
 from coatcheck.clock import Clock
-from coatcheck.errors import SessionGone, StaleVersion
+from coatcheck.errors import SessionGone, StaleVersion, StoreUnavailable
 from coatcheck.sessions.cookie_contents import Contents, Head
 from coatcheck.sessions.pending import STRAGGLING, PendingTokens, Waiting
 
@@ -35,6 +38,10 @@ _log = logging.getLogger("coatcheck")
 
 LATE = 45.0
 """Seconds after which the answer to a request is too late to bring a cookie: `STRAGGLING`, and time to travel."""
+BEHIND = (
+    "the tokens of this request were renewed long ago, and the browser has a newer cookie by now: let it ask again, "
+    "for a request that was held up for so long cannot go on"
+)
 _MOST_SESSIONS = 10_000
 _MOST_TASKS = 100
 _CLOSING_SECONDS = 3.0
@@ -63,8 +70,7 @@ class Generations:
     def presented(self, contents: Contents) -> None:
         """Take note of what a request carries; what waited for exactly that need not wait much longer."""
         head = contents.head
-        if head.tokens_version > self._newest.get(head.id):
-            self._newest.put(head.id, head.tokens_version)
+        self._learn(head, head.tokens_version)
         if not head.pending or head.id in self._settling or self.is_settled(head) or self.is_behind(head):
             return
         if self._start(self._settle(contents)):
@@ -74,16 +80,20 @@ class Generations:
         """
         Return *contents* with the tokens that wait, if those are newer.
 
-        If nothing waits, the browser is taken at its word, whatever this process knew: it comes from a backup, say.
+        If nothing is known of a newer generation there, the browser is taken at its word, whatever this process knew.
 
         Raises:
             SessionGone: the session was ended.
-            StoreUnavailable: nobody can say whether there are newer tokens.
+            StoreUnavailable: nobody can say whether there are newer tokens; or there were, and they wait no more.
         """
         head, known = contents.head, self._newest.get(contents.head.id)
         waiting = await self._get(head)
         if waiting is not None and waiting.generation > head.tokens_version:
-            contents = contents.with_tokens(waiting.tokens, generation=waiting.generation)
+            tokens = await self._pending.straggling(head.id, waiting)
+            if tokens is None:
+                self._learn(head, waiting.generation)
+                raise StoreUnavailable(BEHIND)
+            contents = contents.with_tokens(tokens, generation=waiting.generation)
         if self._newest.get(head.id) == known:  # nobody has learnt of a newer one while we were waiting for the answer
             self._newest.put(head.id, contents.head.tokens_version)
         return contents
@@ -118,29 +128,36 @@ class Generations:
             self._ended(head.id, head.expires_at)
             raise
 
+    def _learn(self, head: Head, generation: int) -> None:
+        if generation > self._newest.get(head.id):
+            self._newest.put(head.id, generation)
+
     async def _settle(self, contents: Contents) -> None:
-        """The browser has this generation: let it wait for stragglers only. Something newer is left alone."""
-        head = contents.head
+        """The browser has this generation: let its tokens wait for stragglers only. Something newer is left alone."""
+        head, tokens = contents.head, contents.tokens
         try:
             waiting = await self._get(head)
             if waiting is not None and waiting.generation > head.tokens_version:
-                self._newest.put(head.id, waiting.generation)
+                self._learn(head, waiting.generation)
                 return
-            if waiting is not None and waiting.tokens == contents.tokens:
+            if waiting is not None and waiting.tokens == tokens:
                 now, older_at = self._clock.time(), waiting.older_cookie_at
                 if older_at is not None and now < older_at + STRAGGLING:
                     return  # an older cookie may overtake the newer one yet; a later request will show which one stayed
-                await self._pending.keep(head.id, waiting, until=min(now + STRAGGLING, head.expires_at))
+                await self._pending.arrived(head.id, waiting, tokens, now=now, until=head.expires_at)
             self._settled.put(head.id, head.tokens_version)
         finally:
             self._settling.discard(head.id)
 
     async def _keep_newer(self, head: Head) -> None:
         waiting = await self._get(head)
-        if waiting is not None and waiting.generation > head.tokens_version:
-            self._newest.put(head.id, waiting.generation)
+        if waiting is None or waiting.generation <= head.tokens_version:
+            return
+        self._learn(head, waiting.generation)
+        tokens = await self._pending.straggling(head.id, waiting)
+        if tokens is not None:
             now = self._clock.time()
-            await self._pending.keep(head.id, waiting, until=head.expires_at, older_cookie_at=now)
+            await self._pending.keep(head.id, waiting, tokens, until=head.expires_at, older_cookie_at=now)
 
     def _start(self, work: Coroutine[None, None, None]) -> bool:
         """Do *work* behind the back of the request; False when there is too much to do already."""
