@@ -12,8 +12,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from coatcheck.errors import SessionGone
+from coatcheck.errors import SessionGone, StoreUnavailable
 from coatcheck.sessions import CookieSessions, SessionHandle
+from coatcheck.sessions.pending import STRAGGLING
 from tests.sessions.nodes import Nodes
 from tests.sessions.samples import POLICY, RING, Browser, log_in
 
@@ -86,10 +87,14 @@ class OneBrowser(RuleBasedStateMachine):
     @precondition(lambda self: self.requests)
     @rule(which=st.integers(0, 1000))
     def a_request_renews(self, which: int) -> None:
-        self.do(self.renewed(self.requests[which % len(self.requests)][0]))
+        self.do(self.renewed(*self.requests[which % len(self.requests)]))
 
-    async def renewed(self, handle: SessionHandle) -> None:
-        tokens, version = await handle.tokens(reload=True)
+    async def renewed(self, handle: SessionHandle, began: float) -> None:
+        try:
+            tokens, version = await handle.tokens(reload=True)
+        except StoreUnavailable:
+            assert self.nodes.clock.time() - began >= STRAGGLING, "a request was refused that was not held up"
+            return
         assert tokens not in self.used, "a refresh token was used twice"
         self.used.add(tokens)
         await handle.replace_tokens(b"%d" % (version + 1), version=version)
