@@ -46,6 +46,8 @@ class Mistake:
     induce: Callable[[Scene], httpx2.Response]
     what: str = ""
     """Words for an answer that has no code."""
+    alarm: str = ""
+    """With what word the one alarm begins that is raised beside, for somebody has to act."""
 
     @property
     def name(self) -> str:
@@ -54,8 +56,10 @@ class Mistake:
     def section(self, line: str) -> str:
         """This mistake on the page; *line* is its log line."""
         seen = f"**{self.status}** " + (f"`{self.code}`" if self.code else self.what)
+        alarm = f"Beside it stands one ERROR, `{self.alarm}`, however many calls it concerns.\n\n" if self.alarm else ""
         return (
-            f"### {self.title}\n\nThe browser gets {seen}, and the log has:\n\n```text\n{line}\n```\n\n{self.advice}\n"
+            f"### {self.title}\n\nThe browser gets {seen}, and the log has:\n\n"
+            f"```text\n{line}\n```\n\n{alarm}{self.advice}\n"
         )
 
 
@@ -67,7 +71,15 @@ class Mistakes(list[Mistake]):
         self._chapter = chapter
 
     def induced(
-        self, title: str, status: int, code: str | None, *, names: Sequence[str], advice: str, what: str = ""
+        self,
+        title: str,
+        status: int,
+        code: str | None,
+        *,
+        names: Sequence[str],
+        advice: str,
+        what: str = "",
+        alarm: str = "",
     ) -> Callable[[Callable[[Scene], httpx2.Response]], Callable[[Scene], httpx2.Response]]:
         def add(induce: Callable[[Scene], httpx2.Response]) -> Callable[[Scene], httpx2.Response]:
             mistake = Mistake(
@@ -79,6 +91,7 @@ class Mistakes(list[Mistake]):
                 advice=fill(" ".join(advice.split()), 120, break_on_hyphens=False, break_long_words=False),
                 induce=induce,
                 what=what,
+                alarm=alarm,
             )
             self.append(mistake)
             return induce

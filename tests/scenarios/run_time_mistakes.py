@@ -28,6 +28,7 @@ TTL = 60
     503,
     "token_unavailable",
     names=["invalid_client", "check client_id, client_secret and client_auth"],
+    alarm="token_requests_refused",
     advice="""
         Give coatcheck the new secret and restart it. Nobody is logged out: the next renewal after that
         succeeds.

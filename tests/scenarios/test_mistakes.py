@@ -1,5 +1,6 @@
 """
 Mistakes, made on purpose while coatcheck runs. Each explains itself in exactly one WARNING, and none ends a session.
+One that stops every renewal raises an alarm, too.
 
 `docs/troubleshooting.md` is written from here: `./scripts/docs` runs this file with $WRITE_DOCS set.
 """
@@ -29,8 +30,10 @@ def test_a_mistake_explains_itself_in_one_line(mistake, oidc_provider, echo_api,
     with warnings.collect():
         answer = mistake.induce(scene)
     assert codes(answer) == (mistake.status, mistake.code)
-    assert [record.name for record in warnings.records] == ["coatcheck"], warnings.records
-    (record,) = warnings.records
+    assert {record.name for record in warnings.records} == {"coatcheck"}, warnings.records
+    alarms = [record.getMessage().partition(":")[0] for record in warnings.records if record.levelname == "ERROR"]
+    assert alarms == [mistake.alarm] * bool(mistake.alarm), warnings.records
+    (record,) = [record for record in warnings.records if record.levelname != "ERROR"]
     assert record.levelname == "WARNING"
     assert record.exc_info is None
     message = record.getMessage()
