@@ -167,6 +167,14 @@ class StoreUnavailable(CoatcheckError):
     """The store did not answer. This says nothing about the session: answer 503, never "not logged in"."""
 
 
+class CookieOutdated(StoreUnavailable):
+    """
+    A request was held up for so long that its browser has newer tokens, and this process can no longer have them.
+
+    Its own were renewed and must not be used for a renewal. Nothing is lost: let the browser ask again.
+    """
+
+
 class UnknownSealKey(CoatcheckError):
     """A record was sealed under a `kid` that the key ring lacks. Put the key back; nothing was deleted."""
 

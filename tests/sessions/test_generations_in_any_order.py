@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from coatcheck.errors import SessionGone, StoreUnavailable
+from coatcheck.errors import CookieOutdated, SessionGone
 from coatcheck.sessions import CookieSessions, SessionHandle
 from coatcheck.sessions.pending import STRAGGLING
 from tests.sessions.nodes import Nodes
@@ -92,7 +92,7 @@ class OneBrowser(RuleBasedStateMachine):
     async def renewed(self, handle: SessionHandle, began: float) -> None:
         try:
             tokens, version = await handle.tokens(reload=True)
-        except StoreUnavailable:
+        except CookieOutdated:
             assert self.nodes.clock.time() - began >= STRAGGLING, "a request was refused that was not held up"
             return
         assert tokens not in self.used, "a refresh token was used twice"

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from coatcheck.coordination import ExpiringValue
-from coatcheck.errors import SessionGone, StaleVersion, StoreUnavailable
+from coatcheck.errors import CookieOutdated, SessionGone, StaleVersion, StoreUnavailable
 from coatcheck.sessions.pending import STRAGGLING
 from tests.sessions.nodes import MINUTE, Nodes
 from tests.sessions.samples import Browser
@@ -28,7 +28,7 @@ async def test_a_request_that_was_held_up_for_long_never_gives_out_spent_tokens(
     await renewed_and_arrived(nodes, browser)
     nodes.clock.forward(later)
     for held_up in (here, elsewhere):
-        with pytest.raises(StoreUnavailable, match="newer cookie"):
+        with pytest.raises(CookieOutdated, match="newer cookie"):
             await held_up.tokens(reload=True)
         with pytest.raises(StaleVersion):
             await held_up.replace_tokens(b"late", version=1)
@@ -137,7 +137,7 @@ async def test_a_cookie_from_a_backup_serves_while_its_access_token_does_and_sli
     handle = await nodes.opened(nodes.a, backup)
     assert await handle.tokens() == (b"1", 1)
     assert handle.set_cookies() == []
-    with pytest.raises(StoreUnavailable, match="newer cookie"):
+    with pytest.raises(CookieOutdated, match="newer cookie"):
         await handle.tokens(reload=True)
     nodes.clock.forward(timedelta(minutes=10))
     assert await nodes.open(nodes.a, backup) is None

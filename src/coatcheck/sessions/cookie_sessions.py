@@ -260,6 +260,7 @@ class CookieHandle:
 
         Raises:
             SessionGone: the session ended, here or in another process.
+            CookieOutdated: with *reload* only; this request was held up, and the browser has long had newer tokens.
             StoreUnavailable: with *reload* only; nobody can say whether there are newer tokens.
         """
         if self._is_over() or (reload and not self._sessions.alive(self._contents)):

@@ -30,7 +30,7 @@ import logging
 from collections.abc import Callable, Coroutine
 
 from coatcheck.clock import Clock
-from coatcheck.errors import SessionGone, StaleVersion, StoreUnavailable
+from coatcheck.errors import CookieOutdated, SessionGone, StaleVersion
 from coatcheck.sessions.cookie_contents import Contents, Head
 from coatcheck.sessions.pending import STRAGGLING, PendingTokens, Waiting
 
@@ -84,7 +84,8 @@ class Generations:
 
         Raises:
             SessionGone: the session was ended.
-            StoreUnavailable: nobody can say whether there are newer tokens; or there were, and they wait no more.
+            CookieOutdated: there are newer tokens, and they wait no more: the browser has had them for long.
+            StoreUnavailable: nobody can say whether there are newer tokens.
         """
         head, known = contents.head, self._newest.get(contents.head.id)
         waiting = await self._get(head)
@@ -92,7 +93,7 @@ class Generations:
             tokens = await self._pending.straggling(head.id, waiting)
             if tokens is None:
                 self._learn(head, waiting.generation)
-                raise StoreUnavailable(BEHIND)
+                raise CookieOutdated(BEHIND)
             contents = contents.with_tokens(tokens, generation=waiting.generation)
         if self._newest.get(head.id) == known:  # nobody has learnt of a newer one while we were waiting for the answer
             self._newest.put(head.id, contents.head.tokens_version)

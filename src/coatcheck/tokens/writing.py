@@ -8,7 +8,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from coatcheck.clock import Clock
-from coatcheck.errors import CoatcheckError, CookieTooLarge, LoginRequired, SessionGone, StaleToken, StoreUnavailable
+from coatcheck.errors import (
+    CoatcheckError,
+    CookieOutdated,
+    CookieTooLarge,
+    LoginRequired,
+    SessionGone,
+    StaleToken,
+    StoreUnavailable,
+)
 from coatcheck.tokens.endpoint import TokenEndpoint
 from coatcheck.tokens.lease import HeldLease
 from coatcheck.tokens.memory import ExpiringMemory
@@ -170,6 +178,8 @@ class Writer:
             if await answer.is_overtaken():
                 raise StaleToken("somebody else has renewed it while this process was held up")
             await self._store.store_token(answer.user, answer.token, answer.parameters, replaces=answer.current)
+        except CookieOutdated as error:
+            raise StaleToken("the browser has had newer tokens for long") from error  # trying again would not help
         except _REASONS:
             raise
         except Exception as error:  # whatever else a store may raise, what it could not keep must not be lost
