@@ -29,11 +29,11 @@ class PostgreSQLStore(SessionsInPostgreSQL, LeasesInPostgreSQL, ValuesInPostgreS
     for messages, once somebody subscribes. *connect_timeout*, *operation_timeout* (of one statement) and *pool_timeout*
     (for a free connection) bound every call. After a restart of the server the next call works again.
 
-    **TLS.** Without an `sslmode` the driver asks for TLS, verifies nothing, and does without where there is none: whoever
-    stands in between gets the password. Over a network that others can reach, write `?sslmode=verify-full`, and
+    **TLS.** Without an `sslmode` the driver asks for TLS, verifies nothing, and does without where there is none:
+    whoever stands in between gets the password. Over a network that others can reach, write `?sslmode=verify-full`, and
     `&sslrootcert=FILE` with the certificate authority of the server; `require` encrypts, but verifies nobody.
 
-    With several servers in the DSN, add `?target_session_attrs=read-write`: then a fail-over needs nothing from us.
+    With several servers in the DSN, add `?target_session_attrs=read-write`: then a failover needs nothing from us.
     A synchronous standby keeps what it is meant to keep; an asynchronous one may lose sent marks and renewed tokens.
 
     **PgBouncer** works in session mode as it is. In transaction mode, version 1.21 or newer with
