@@ -1,9 +1,9 @@
 """
 What processes and nodes need to agree on besides sessions: who renews, what was sent, and small facts that expire.
 
-Four protocols, at most four methods each. One object may keep several of them, and `SessionStore` and `SessionIndex`
-too: every store of `coatcheck.stores` does. Where a store lacks one, the feature that needs it refuses to start.
-`coatcheck.testing.stores` has the conformance checks.
+Three protocols, at most four methods each; `CoordinationStore` is the two of them that renewing needs. One object may
+keep several, and `SessionStore` and `SessionIndex` too: every store of `coatcheck.stores` does. Where a store lacks
+one, the feature that needs it refuses to start. `coatcheck.testing.stores` has the conformance checks.
 """
 
 from __future__ import annotations
@@ -84,15 +84,20 @@ class LeaseStore(Protocol):
         """
         Give the lease back and leave *mark*; None says that nothing is in doubt, and forgets the key.
 
-        A lease that is no longer this holder's is left as it is: that is no error. When *mark* is given, the store
-        keeps it as long as `mark_sent` said.
+        A lease that somebody else has taken, or that was given back, is left as it is: that is no error. One that ran
+        out and that nobody has taken since is still given back: its last holder knows best. When *mark* is given, the
+        store keeps it as long as `mark_sent` said.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ExpiringValue:
-    """A value of an `ExpiringStore`. *version* starts at 1 and rises by one with every change."""
+    """
+    A value of an `ExpiringStore`. *version* starts at 1 and rises by one with every change.
+
+    After a value was removed or ended, the next one under its key starts at 1 again.
+    """
 
     value: bytes = field(repr=False)
     version: int
