@@ -12,13 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
+from coatcheck.oauth.error_response import MAX_RETRY_AFTER
+
 FAILURES_TO_OPEN = 5
 """Failures in a row, of requests that set out one after the other, after which a circuit is open."""
 
 _SHORTEST_BACKOFF = 0.25
 _FIRST_BACKOFF = 0.5
 _LONGEST_BACKOFF = 30.0
-_LONGEST_RETRY_AFTER = 60.0
+_LONGEST_RETRY_AFTER = MAX_RETRY_AFTER.total_seconds()
 _PROBE_PAUSE = 1.0
 _NOBODY = object()
 _EVERYBODY = object()

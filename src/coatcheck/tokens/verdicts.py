@@ -19,6 +19,7 @@ from coatcheck.errors import (
     TokenUnavailable,
     TransportError,
 )
+from coatcheck.oauth.error_response import MAX_RETRY_AFTER
 from coatcheck.tokens.values import DEFAULT_PARAMETERS
 
 _log = logging.getLogger("coatcheck")
@@ -73,7 +74,7 @@ class Verdict:
 NOT_SENT = "not_sent"
 """The code of a verdict that follows from another one: nothing was asked. Who logs it repeats what is in the log."""
 
-_LONGEST_RETRY_AFTER = 60.0
+_LONGEST_RETRY_AFTER = MAX_RETRY_AFTER.total_seconds()
 _NEEDS_USER = frozenset({"interaction_required", "login_required", "consent_required", "account_selection_required"})
 
 _REMEDIES = {
