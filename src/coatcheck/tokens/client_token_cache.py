@@ -33,6 +33,7 @@ _log = logging.getLogger("coatcheck")
 _TOKEN = "client token"
 _FAILURE = "client token failure"
 _AWAY_SECONDS = 5.0
+"""Seconds for which a store that did not answer is not asked again."""
 _LARGEST_VALUE = 64 * 1024
 
 

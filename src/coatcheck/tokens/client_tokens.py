@@ -34,6 +34,7 @@ _log = logging.getLogger("coatcheck")
 
 _MAX_TOKENS = 10_000
 _FAILURE_SECONDS = 1.0
+"""Seconds for which a failed request is the answer to everybody, at least."""
 _BETWEEN_REFUSALS = 5.0
 """Seconds in which an API that refuses every token costs one more of them, and not one for each of its calls."""
 

@@ -2,8 +2,9 @@
 Who waits for which renewal, and what holds whatever happens.
 
 One flight per grant is under way in an event loop, detached from every request. A caller with a stale token starts it
-and leaves; a caller with an expired one waits, each with a deadline of its own. Access tokens that share a refresh
-token share its flight, one after the other: whoever joined the flight of another one looks again and goes next.
+and leaves (or waits a little, where its response has to carry the new one); a caller with an expired one waits, each
+with a deadline of its own. Access tokens that share a refresh token share its flight, one after the other: whoever
+joined the flight of another one looks again and goes next.
 
 **Invariants.** For one grant, over all coroutines, event loops, threads, processes and nodes that share a coordination
 store, and whatever of them crash, stop, are held up, or meet a store or an authorization server that fails:
@@ -65,6 +66,7 @@ _LAST_WRITES = 10.0
 """Seconds that a stopping process gives a store that is away."""
 
 _FAILURE_SECONDS = 1.5
+"""Seconds for which a failed renewal is the answer to everybody, at least: nobody asks the server again so soon."""
 _FOR_GOOD = float("inf")
 
 

@@ -34,6 +34,7 @@ _SLOW_LOOK = 0.1
 """Seconds between two looks at a lease that somebody else holds; slow once no answer is likely to be near."""
 
 _LONGEST_WAIT = 60.0
+"""Seconds after which nobody waits any longer for a lease that somebody else holds."""
 _RELEASE_PAUSE = 0.5
 _RELEASES = 2 * 24 * 3600
 """
@@ -199,7 +200,7 @@ class HeldLease:
             self._leases.release_later(self)
 
     async def release_patiently(self) -> None:
-        """Give the lease back as soon as the store answers, or after a day leave it to run out."""
+        """Give the lease back as soon as the store answers; after a day leave it and its mark to end by themselves."""
         fault = "somebody else always holds it"
         for _ in range(_RELEASES):
             await asyncio.sleep(_RELEASE_PAUSE)

@@ -184,7 +184,8 @@ class Tokens:
         """
         Return the user's access token, renewed if it is due.
 
-        A stale token is returned at once and renewed meanwhile; only an expired one makes the caller wait.
+        A stale token is returned at once and renewed meanwhile; only an expired one makes the caller wait. Where the
+        session is in cookies a stale one does, too, for 3 seconds at most: this response has to bring the new cookie.
 
         Raises:
             LoginRequired: the session is over, or only the user can help; `code` says which.
