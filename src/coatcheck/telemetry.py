@@ -21,7 +21,7 @@ token_requests = _meter.create_counter(
 renewals = _meter.create_counter(
     "coatcheck.renewals",
     description="Renewals of users' tokens that came to an end, by outcome: renewed, found (somebody else did it), "
-    "in_doubt, or the kind of verdict that refused",
+    "or the kind of verdict that refused (ended, needs_user, misconfigured, transient)",
     unit="{renewal}",
 )
 waiters = _meter.create_histogram(
