@@ -18,7 +18,8 @@ Every error that coatcheck raises, one class per *reaction*.
       StaleVersion              somebody else wrote this part of the session first: load it again
       SessionGone               the session was deleted meanwhile; nothing was written
       LeaseLost                 somebody else may act in our place by now: send and write nothing
-      StoreUnavailable          the session store does not answer                          -> 503
+      StoreUnavailable          a store does not answer; nobody knows                      -> 503
+        CookieOutdated          the browser has had newer tokens for long: it asks again   -> 503
       UnknownSealKey            a record was sealed with a key that is not in the key ring: an operator's fault
       SealBroken                a sealed value cannot be opened: treat it as absent
       CookieTooLarge            a session does not fit into cookies: use a session store
