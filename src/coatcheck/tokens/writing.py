@@ -72,7 +72,7 @@ class Writer:
     Brings the answers of renewals into the store.
 
     An answer that cannot be written stays here, with its lease, and is written as soon as the store answers. What is
-    kept is bounded: 10,000 answers, each for a day, or as long as its session.
+    kept is bounded: 10,000 answers, each for a day or as long as its session, whichever is longer.
     """
 
     def __init__(self, store: UserTokenStore, *, clock: Clock, pause: Callable[[float], Awaitable[None]]) -> None:
@@ -91,7 +91,7 @@ class Writer:
         Store an answer. It is kept in memory first, and until this has ended.
 
         Raises:
-            StaleToken: something newer is stored.
+            StaleToken: something newer is stored, or the browser of this session has newer cookies.
             SessionGone, LoginRequired: the session ended meanwhile; the new refresh token has been revoked.
             CookieTooLarge: it can never be stored; it stays here, so that the spent refresh token is not sent again.
             StoreUnavailable: not yet stored. Call `write_later`.
