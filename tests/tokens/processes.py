@@ -7,7 +7,8 @@ from typing import Any
 
 from coatcheck.coordination import ExpiringValue, Lease, SentMark
 from coatcheck.stores import MemoryStore
-from coatcheck.tokens import Tokens, UserToken
+from coatcheck.tokens import Tokens, UserToken, UserTokenRequestParameters
+from coatcheck.tokens.values import DEFAULT_PARAMETERS
 from tests.tokens.scene import Browser, Scene
 
 
@@ -29,9 +30,11 @@ class Process:
             self.reached.set()
             await self.goes_on.wait()
 
-    async def stand_still(self, browser: Browser) -> asyncio.Task[UserToken]:
+    async def stand_still(
+        self, browser: Browser, parameters: UserTokenRequestParameters = DEFAULT_PARAMETERS
+    ) -> asyncio.Task[UserToken]:
         """Begin a renewal and stop where it was told to."""
-        flight = asyncio.create_task(self.tokens.user_token(await browser.request()))
+        flight = asyncio.create_task(self.tokens.user_token(await browser.request(), parameters))
         await self.reached.wait()
         self._store.dead = True
         return flight

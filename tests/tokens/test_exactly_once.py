@@ -161,9 +161,27 @@ async def test_killed_after_the_mark_another_sending_saves_the_session_where_it_
     scene.clock.forward(timedelta(seconds=6))
     token = await scene.tokens.user_token(await browser.request())
     assert token.state(scene.clock.time()) is TokenState.FRESH
-    assert scene.service.refreshes == (1 if point == "marked" else 2)
+    # What a grace answers again may be meant for another API: only its refresh token is used, once more.
+    again = 1 if client is GRACE else 0
+    assert scene.service.refreshes == (1 if point == "marked" else 2) + again
     scene.clock.forward(LIFETIME)
     assert (await scene.tokens.user_token(await browser.request())).access_token != token.access_token
+
+
+@pytest.mark.spec("REF-10", "REF-33")
+@pytest.mark.parametrize("kind", ["sessions", "cookies"])
+async def test_what_a_grace_answers_again_is_given_to_nobody_who_asked_for_another_api(kind: str) -> None:
+    """A process died with the tokens for one API in its hands; the provider repeats them to whoever comes next."""
+    scene = scene_of(kind, client=GRACE)
+    scene.service.grace = 10.0
+    browser = await expired(scene)
+    _ = await Process(scene, stops_at="answered").stand_still(browser, ORDERS)
+    scene.clock.forward(timedelta(seconds=6))
+    token = await scene.tokens.user_token(await browser.request(), RATES)
+    asked_for = {form["refresh_token"]: form["resource"] for form in scene.service.sent("refresh_token")}
+    assert list(asked_for.values()) == ["https://rates.example", "https://rates.example"]
+    assert scene.service.refreshes == 3
+    assert token.state(scene.clock.time()) is TokenState.FRESH
 
 
 @pytest.mark.spec("REF-10")
@@ -287,7 +305,7 @@ async def test_a_holder_that_was_held_up_with_its_answer_overwrites_nothing_newe
     zombie.wake()
     assert await flight == newest
     assert await scene.tokens.user_token(await browser.request()) == newest
-    assert scene.service.refreshes == 3
+    assert scene.service.refreshes == 4
 
 
 @pytest.mark.spec("REF-04")
@@ -304,6 +322,19 @@ async def test_a_holder_that_was_held_up_overwrites_nothing_newer_beside_a_kept_
     assert await flight == newest
     assert await scene.tokens.user_token(await browser.request()) == newest
     assert scene.service.refreshes == 2
+
+
+@pytest.mark.spec("REF-04")
+async def test_a_holder_that_was_held_up_with_its_answer_gives_out_nothing_that_has_expired(kind: str) -> None:
+    """The token that it brings was good when it came, minutes ago; its callers get one that works."""
+    scene = scene_of(kind, client=STRICT)
+    browser = await expired(scene)
+    slow = Process(scene, stops_at="before_write")
+    flight = await slow.stand_still(browser)
+    scene.clock.forward(LIFETIME)
+    slow.wake()
+    assert (await flight).state(scene.clock.time()) is TokenState.FRESH
+    assert len(set(sent(scene))) == scene.service.refreshes == 2
 
 
 # The answer is lost

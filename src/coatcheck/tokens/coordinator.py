@@ -40,7 +40,7 @@ from coatcheck.tokens.endpoint import TokenEndpoint
 from coatcheck.tokens.freshness import TokenState
 from coatcheck.tokens.lease import HeldLease
 from coatcheck.tokens.memory import ExpiringMemory
-from coatcheck.tokens.renewal import Outcome, Refused, Renewed, Renewer, renews_inline
+from coatcheck.tokens.renewal import Outcome, Refused, Renewed, Renewer
 from coatcheck.tokens.store import UserTokenStore
 from coatcheck.tokens.values import User, UserToken, UserTokenRequestParameters
 from coatcheck.tokens.verdicts import NOT_SENT, Verdict, VerdictKind, no_refresh_token, told
@@ -342,6 +342,11 @@ def _level(verdict: Verdict) -> int:
     if verdict.code == NOT_SENT:
         return logging.DEBUG
     return logging.INFO if verdict.kind is VerdictKind.ENDED else logging.WARNING
+
+
+def renews_inline(user: User) -> bool:
+    """Whether new tokens travel in the response to this very request: the session is in cookies."""
+    return user.session is not None and user.session.renews_inline
 
 
 def _word(outcome: Outcome) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import TypeAlias
@@ -202,7 +202,8 @@ class Renewer:
             if self._is_newer(current, seen, parameters):
                 return Renewed(parameters, current)
             await self._checkpoint("renewal.lease_held")
-            due = Due(user, parameters, current, endpoint, lease, names[0], self._kept_until(user))
+            resumed = lease.mark is not None
+            due = Due(user, parameters, current, endpoint, lease, names[0], self._kept_until(user), resumed)
             return await self._send(due, gives_up=gives_up)
         finally:
             if not lease.handed_over:
@@ -306,6 +307,7 @@ class Renewer:
         return None
 
     async def _answered(self, due: Due, answer: TokenSet) -> Outcome:
+        answered_at = self._clock.time()
         await self._checkpoint("renewal.answered")
         try:
             id_token = await id_token_to_keep(answer, due.token, due.user, due.endpoint.server)
@@ -316,13 +318,35 @@ class Renewer:
             finally:
                 await self._writer.discard(answer.refresh_token, due.token, due.endpoint)
             return Refused(due.parameters, ended(str(error)))
-        outcome = await self._write(due, _renewed(due.token, answer, id_token, due.parameters))
+        token = _renewed(due.token, answer, id_token, due.parameters)
+        ours = not await self._may_be_meant_for_another(due)
+        if not ours:
+            token = replace(due.token, refresh_token=token.refresh_token, id_token=id_token)
+        outcome = await self._write(due, token, sent=ours)
         await self._sender.profiles.learn(
             due.endpoint.client, kept=answer.refresh_token in (None, due.token.refresh_token)
         )
-        return outcome
+        return self._in_time(outcome, answered_at)
 
-    async def _write(self, due: Due, token: UserToken) -> Outcome:
+    def _in_time(self, outcome: Outcome, answered_at: float) -> Outcome:
+        """Hold a token that has expired since it arrived for one that was found: this process was held up."""
+        if isinstance(outcome, Refused) or outcome.token.state(self._clock.time()) is not TokenState.EXPIRED:
+            return outcome
+        arrived_good = outcome.token.state(answered_at) is not TokenState.EXPIRED
+        return replace(outcome, sent=outcome.sent and not arrived_good)
+
+    async def _may_be_meant_for_another(self, due: Due) -> bool:
+        """
+        Say whether the answer may be the one to the lost request before ours, which may have been for another API.
+
+        That is what a grace is: the same tokens once more, whatever the second request asks for. Its refresh token is
+        kept, and what renews next with that one gets an access token of its own.
+        """
+        if not due.resumed:
+            return False
+        return (await self._sender.profiles.profile(due.endpoint.client)).kind is RotationKind.GRACE
+
+    async def _write(self, due: Due, token: UserToken, *, sent: bool) -> Outcome:
         """Write before use: nobody gets a token that is not stored, but for those who wait while the store is away."""
         overtaken = partial(self._is_overtaken, due, token)
         answer = Answer(due.user, due.parameters, token, due.token, due.endpoint, due.grant, overtaken)
@@ -333,7 +357,7 @@ class Renewer:
             _log.error("tokens_unwritten: renewed tokens are kept in memory until they can be written: %s", error)
             due.lease.handed_over = True
             self._writer.write_later(answer, due.lease)
-            return Renewed(due.parameters, token, sent=True)
+            return Renewed(due.parameters, token, sent=sent)
         except CookieTooLarge as error:
             return Refused(due.parameters, too_large(error))
         except StaleToken:
@@ -345,7 +369,7 @@ class Renewer:
             return Refused(due.parameters, ended("the session ended while its token was renewed"), personal=True)
         await self._checkpoint("renewal.written")
         due.lease.mark = None
-        return Renewed(due.parameters, token, sent=True)
+        return Renewed(due.parameters, token, sent=sent)
 
     async def _is_overtaken(self, due: Due, token: UserToken) -> bool:
         """
@@ -356,11 +380,6 @@ class Renewer:
         if token.refresh_token != due.token.refresh_token or due.lease.is_held:
             return False
         return (await self.stored(due.user, due.parameters)).access_token != due.token.access_token
-
-
-def renews_inline(user: User) -> bool:
-    """Whether new tokens travel in the response to this very request: the session is in cookies."""
-    return user.session is not None and user.session.renews_inline
 
 
 def _renewed(

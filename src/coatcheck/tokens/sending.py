@@ -44,7 +44,8 @@ class Due:
     """
     What one flight is about: the *token* that is stored now and has to be renewed, under *lease*.
 
-    *kept_until* is the instant from which it is not stored any more, if that is known.
+    *kept_until* is the instant from which it is not stored any more, if that is known. *resumed*: somebody before has
+    sent the refresh token, and nobody knows what came of it.
     """
 
     user: User
@@ -54,6 +55,7 @@ class Due:
     lease: HeldLease
     grant: bytes
     kept_until: float | None = None
+    resumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
