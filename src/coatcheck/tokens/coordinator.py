@@ -42,7 +42,7 @@ from coatcheck.tokens.lease import HeldLease
 from coatcheck.tokens.memory import ExpiringMemory
 from coatcheck.tokens.renewal import Outcome, Refused, Renewed, Renewer
 from coatcheck.tokens.store import UserTokenStore
-from coatcheck.tokens.values import User, UserToken, UserTokenRequestParameters
+from coatcheck.tokens.values import User, UserToken, UserTokenRequestParameters, is_renewed
 from coatcheck.tokens.verdicts import NOT_SENT, Verdict, VerdictKind, no_refresh_token, told
 
 _log = logging.getLogger("coatcheck")
@@ -116,7 +116,7 @@ class RenewalCoordinator:
                 if still_good:
                     return token
                 raise
-            if self._is_answer(latest, token, parameters):
+            if is_renewed(latest, token, parameters, now=self._clock.time()):
                 return latest
             token, still_good = latest, self._works(latest, parameters)
         if token.refresh_token is None:
@@ -178,12 +178,7 @@ class RenewalCoordinator:
             LoginRequired: there is none any more.
             StoreUnavailable: nobody can say; a store of the application's own only.
         """
-        try:
-            token = await self._store.get_token(user, parameters)
-        except SessionGone as error:
-            raise LoginRequired("the session ended meanwhile", code="session_ended") from error
-        if token is None:
-            raise LoginRequired("no token is stored for this user any more", code="login_required")
+        token = await self._renewer.stored(user, parameters, reload=False)
         endpoint = self._endpoint(parameters.client)
         lease: HeldLease | None = None
         try:
@@ -288,11 +283,6 @@ class RenewalCoordinator:
 
     def _works(self, token: UserToken, parameters: UserTokenRequestParameters) -> bool:
         return token.state(self._clock.time()) is not TokenState.EXPIRED and not parameters.force_renewal
-
-    def _is_answer(self, latest: UserToken, seen: UserToken, parameters: UserTokenRequestParameters) -> bool:
-        if latest.state(self._clock.time()) is not TokenState.FRESH:
-            return False
-        return not parameters.force_renewal or latest.access_token != seen.access_token
 
     async def _fly(
         self,

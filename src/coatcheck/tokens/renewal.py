@@ -33,7 +33,7 @@ from coatcheck.tokens.lease import HeldLease, Leases
 from coatcheck.tokens.refreshed_id_token import OtherSubject, id_token_to_keep
 from coatcheck.tokens.sending import Checkpoints, Due, InDoubt, Sender, decided
 from coatcheck.tokens.store import SessionUserTokenStore, UserTokenStore
-from coatcheck.tokens.values import User, UserToken, UserTokenRequestParameters
+from coatcheck.tokens.values import User, UserToken, UserTokenRequestParameters, is_renewed
 from coatcheck.tokens.verdicts import (
     Verdict,
     VerdictKind,
@@ -67,7 +67,7 @@ class Renewed:
     """
     A flight ended with *token*, the access token that *parameters* mean.
 
-    *sent* says that it is the answer to a request of this flight; otherwise it was found, and may be old.
+    *sent*: it is the answer to a request of this flight, and to be used; otherwise it was found, and may be old.
     """
 
     parameters: UserTokenRequestParameters
@@ -148,10 +148,16 @@ class Renewer:
         except TokenUnavailable as error:
             return Refused(parameters, Verdict(VerdictKind.TRANSIENT, str(error)))
 
-    async def stored(self, user: User, parameters: UserTokenRequestParameters) -> UserToken:
-        """Read what is stored now, even if the session was opened long ago."""
+    async def stored(self, user: User, parameters: UserTokenRequestParameters, *, reload: bool = True) -> UserToken:
+        """
+        Read what is stored now, even if the session was opened long ago. Without *reload*, as when it was opened.
+
+        Raises:
+            LoginRequired: there is none any more.
+            StoreUnavailable: nobody can say.
+        """
         try:
-            if user.session is not None:
+            if user.session is not None and reload:
                 await user.session.tokens(reload=True)
             token = await self._store.get_token(user, parameters)
         except SessionGone as error:
@@ -199,7 +205,7 @@ class Renewer:
                 return Renewed(parameters, current)
             if lease.mark is not None and current.issued_at >= lease.mark.sent_at:
                 lease.mark = None  # what was sent came back and was written; its holder died before it could say so
-            if self._is_newer(current, seen, parameters):
+            if is_renewed(current, seen, parameters, now=self._clock.time()):
                 return Renewed(parameters, current)
             await self._checkpoint("renewal.lease_held")
             resumed = lease.mark is not None
@@ -211,8 +217,8 @@ class Renewer:
 
     def _kept_until(self, user: User) -> float | None:
         """In a session tokens end with it; an application's own store may keep them for longer than any session."""
-        in_session = isinstance(self._store, SessionUserTokenStore) and user.session is not None
-        return user.session.session.expires_at if in_session and user.session is not None else None
+        in_session = user.session if isinstance(self._store, SessionUserTokenStore) else None
+        return None if in_session is None else in_session.session.expires_at
 
     async def _settle(
         self, user: User, parameters: UserTokenRequestParameters, seen: UserToken, endpoint: TokenEndpoint
@@ -225,11 +231,6 @@ class Renewer:
             await lease.release()
             if lease.mark is None or (await self.stored(user, parameters)).refresh_token != seen.refresh_token:
                 return
-
-    def _is_newer(self, current: UserToken, seen: UserToken, parameters: UserTokenRequestParameters) -> bool:
-        if current.state(self._clock.time()) is not TokenState.FRESH:
-            return False
-        return not parameters.force_renewal or current.access_token != seen.access_token
 
     async def _send(self, due: Due, *, gives_up: bool) -> Outcome:
         try:

@@ -147,6 +147,13 @@ class UserTokenRequestParameters:
         object.__setattr__(self, "slot", slot_name(self.scope, self.resource, self.form_parameters))
 
 
+def is_renewed(current: UserToken, seen: UserToken, parameters: UserTokenRequestParameters, *, now: float) -> bool:
+    """Say whether the *current* token is good for who has *seen* an older one: it is fresh, and not the refused one."""
+    if current.state(now) is not TokenState.FRESH:
+        return False
+    return not parameters.force_renewal or current.access_token != seen.access_token
+
+
 def slot_name(scope: str | None, resource: tuple[str, ...], form_parameters: Form) -> str:
     """Name what changes the answer of a token endpoint; order and repetition do not (RFC 6749 3.3, RFC 8707)."""
     if not (scope or resource or form_parameters):
