@@ -35,6 +35,8 @@ async def no_checkpoint(name: str) -> None:
 
 _QUICK = 5.0
 """Seconds within which a connection has to break for the request to be sent again while its callers wait."""
+_ANSWER_SHARE = 0.875
+"""The part of a long lease that must be left when the request leaves: 10.5 of 12 s, for an answer within 10."""
 _LONGEST_DOUBT = 400 * 24 * 3600.0
 """Seconds for which it is remembered that a refresh token was sent, where nothing says how long it is kept."""
 
@@ -161,10 +163,6 @@ class Sender:
     def now(self) -> float:
         """Return the wall clock's instant, for marks."""
         return self._clock.time()
-
-
-_ANSWER_SHARE = 0.875
-"""The part of a long lease that must be left when the request leaves: 10.5 of 12 s, for an answer within 10."""
 
 
 class _Sending:
