@@ -76,7 +76,7 @@ def _providers_as_they_were(_running_providers: list[ControlPlane]) -> Iterator[
 
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[Valkey]:
-    """One Valkey server for the whole run: each test takes `valkey.fresh_url()`. To stop or hang one, start your own."""
+    """One Valkey server for the whole run: a test takes `valkey.fresh_url()`. To stop or hang one, start your own."""
     with Valkey.start() as server:
         yield server
 
