@@ -49,6 +49,7 @@ class Line:
     def register(self, **metadata: object) -> RegisteredClient:
         """Register the application; its access tokens live for `TTL`, unless *metadata* says otherwise."""
         return self.provider.add_client(
+            "basic",
             redirect_uris=self.application.redirect_uri,
             post_logout_redirect_uris=self.application.post_logout_redirect_uri,
             **{"x_access_token_ttl": TTL, **metadata},
