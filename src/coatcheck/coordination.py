@@ -13,6 +13,17 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+__all__ = [
+    "CoordinationStore",
+    "ExpiringStore",
+    "ExpiringValue",
+    "Lease",
+    "LeaseStore",
+    "Notifier",
+    "SentMark",
+    "lacks_for_coordination",
+]
+
 
 @dataclass(frozen=True, slots=True)
 class SentMark:

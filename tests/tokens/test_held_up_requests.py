@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from coatcheck.errors import StoreUnavailable
+from coatcheck.errors import TokenUnavailable
 from coatcheck.tokens import User
 from tests.tokens.scene import LIFETIME, Browser, Scene
 
@@ -28,7 +28,7 @@ async def test_a_request_that_was_held_up_never_sends_the_refresh_token_that_was
     scene.clock.forward(LIFETIME)
     await renewed_and_arrived(scene, browser)
     scene.clock.forward(timedelta(minutes=2))
-    with pytest.raises(StoreUnavailable, match="newer cookie"):
+    with pytest.raises(TokenUnavailable, match="newer cookie"):
         await scene.tokens.user_token(held_up)
     assert scene.service.refreshes == 1
     scene.clock.forward(LIFETIME)

@@ -19,7 +19,7 @@ from coatcheck.sessions.seal import KeyRing, new_key
 from coatcheck.sessions.server_side import ServerSideSessions
 from coatcheck.sessions.session import Claims, Session
 from coatcheck.sessions.sessions import SessionHandle, Sessions
-from coatcheck.sessions.store import Change, Part, ReplacePart, SessionRow, SessionStore, Touch
+from coatcheck.sessions.store import Change, Part, ReplacePart, SessionIndex, SessionRow, SessionStore, Touch
 
 __all__ = [
     "Change",
@@ -34,6 +34,7 @@ __all__ = [
     "ServerSideSessions",
     "Session",
     "SessionHandle",
+    "SessionIndex",
     "SessionRow",
     "SessionStore",
     "Sessions",

@@ -37,7 +37,7 @@ from coatcheck.sessions.pending import STRAGGLING, PendingTokens, Waiting
 _log = logging.getLogger("coatcheck")
 
 LATE = 45.0
-"""Seconds after which the answer to a request is too late to bring a cookie: `STRAGGLING`, and time to travel."""
+"""Seconds after which the answer to a request is too late to bring a cookie: `STRAGGLING`, less the time to travel."""
 BEHIND = (
     "the tokens of this request were renewed long ago, and the browser has a newer cookie by now: let it ask again, "
     "for a request that was held up for so long cannot go on"

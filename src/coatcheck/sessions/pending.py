@@ -3,16 +3,17 @@ Where the tokens of a cookie session wait until the browser has them.
 
 A renewal spends the old refresh token, and the new one is on its way in a `Set-Cookie` that may never arrive. So it is
 written to the coordination store first, under the session: whoever comes with the older cookie, to any process, finds
-it there and does not use the old one again. One record per session, and only these changes of it:
+it there and does not use the old one again. One record per session, and these changes of it:
 
 - a newer generation takes the place of an older one, never the other way round;
 - the generation has arrived: its tokens leave the record, its number stays (see below);
+- an older cookie went out after that, while the tokens still waited: they go back into the record;
 - a tombstone takes the place of any generation, and nothing takes its place: the session was ended, and a renewal that
   was under way elsewhere cannot bring it back.
 
 **What rests where, and how long.** The record lives until the session's end. It holds a generation's tokens until a
 request shows that the browser has them; then they move to a value of their own, which lives for `STRAGGLING` seconds,
-and only the generation's number is left in the record: no tokens rest here for longer after they arrived. The number
+and only the generation's number is left in the record: that is how long they rest here, unless they go back. The number
 is what a request with an older cookie needs to know that its refresh token was spent, however long it was held up. The
 tokens are written to their own value first and leave the record second, so at each moment there is one or the other.
 

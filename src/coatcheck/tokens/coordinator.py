@@ -43,7 +43,7 @@ from coatcheck.tokens.memory import ExpiringMemory
 from coatcheck.tokens.renewal import Outcome, Refused, Renewed, Renewer
 from coatcheck.tokens.store import UserTokenStore
 from coatcheck.tokens.values import User, UserToken, UserTokenRequestParameters, is_renewed
-from coatcheck.tokens.verdicts import NOT_SENT, Verdict, VerdictKind, no_refresh_token, told
+from coatcheck.tokens.verdicts import NOT_SENT, Verdict, VerdictKind, no_refresh_token, store_unavailable, told
 
 _log = logging.getLogger("coatcheck")
 
@@ -112,10 +112,10 @@ class RenewalCoordinator:
             # The cookie may be behind: what another request renewed waits beside the session.
             try:
                 latest = await self._renewer.stored(user, parameters)
-            except StoreUnavailable:
+            except StoreUnavailable as error:
                 if still_good:
                     return token
-                raise
+                raise store_unavailable(error).error(client=parameters.client) from error
             if is_renewed(latest, token, parameters, now=self._clock.time()):
                 return latest
             token, still_good = latest, self._works(latest, parameters)

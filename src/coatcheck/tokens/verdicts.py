@@ -11,6 +11,7 @@ from enum import Enum
 from coatcheck.errors import (
     CoatcheckError,
     ConfigurationError,
+    CookieOutdated,
     InvalidGrant,
     LoginRequired,
     OAuthError,
@@ -196,6 +197,8 @@ def judge(error: CoatcheckError, *, issuer: str) -> Verdict:
 
 def store_unavailable(error: StoreUnavailable) -> Verdict:
     """The tokens cannot be read or written: nobody knows anything about the session."""
+    if isinstance(error, CookieOutdated):
+        return Verdict(VerdictKind.TRANSIENT, str(error))  # nothing is wrong with a store
     return Verdict(VerdictKind.TRANSIENT, str(error), code="store_unavailable")
 
 
