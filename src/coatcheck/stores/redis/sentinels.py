@@ -66,7 +66,7 @@ class Sentinels:
         theirs = {word: value for word, value in options.items() if word not in _PRIMARY_ONLY} | who
         kind, to_primary = (SSLConnection, _Secure) if _SCHEMES[scheme] == "rediss" else (Connection, _Plain)
         addresses = [_address(host) for host in found["hosts"].split(",")]
-        self.options = options | {"connection_class": to_primary, "sentinels": self}
+        self.options: dict[str, Any] = {**options, "connection_class": to_primary, "sentinels": self}
         """For the pool of connections to the primary."""
         self.connections: WeakSet[Connection] = WeakSet()
         """To the primary, whoever they belong to."""
