@@ -11,6 +11,7 @@ import pytest
 
 from coatcheck.errors import StoreUnavailable
 from coatcheck.stores import RedisStore
+from tests.rig.programs import free_port
 from tests.rig.valkey import Valkey
 from tests.stores.redis_samples import KEY, behind_its_back, impatient, row, use_everything
 
@@ -61,7 +62,8 @@ async def test_a_replica_a_full_server_and_a_broken_disk_are_told_apart(valkey: 
         assert "give the address of the primary" in await refusal(replica.url)
     with Valkey.start(settings=("--maxmemory", "100kb")) as full:
         assert "its memory is full" in await refusal(full.url)
-    with Valkey.start(settings=("--cluster-enabled", "yes", "--databases", "1")) as node:
+    bus = ("--cluster-port", str(free_port()))  # by default 10,000 above the other one, and there may be none such
+    with Valkey.start(settings=("--cluster-enabled", "yes", "--databases", "1", *bus)) as node:
         assert "node of a cluster" in await refusal(node.url)
 
 

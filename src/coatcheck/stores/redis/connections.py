@@ -69,6 +69,18 @@ _REMEDIES: tuple[tuple[type[RedisError] | str, str], ...] = (
 """A class of errors, or the first word of a message that redis-py has no class for, and what to do."""
 
 
+async def send(connection: AbstractConnection, *words: Word) -> None:
+    """
+    Send a command, or raise `ConnectionError`.
+
+    From Python 3.12 on, writing into a connection that is just being cut fails inside asyncio with another error.
+    """
+    try:
+        await connection.send_command(*words)
+    except (AttributeError, RuntimeError) as error:
+        raise ConnectionError("the connection was cut") from error
+
+
 class Connections:
     """
     Up to *most* connections from one event loop of one process to the server at *url*, or to which its sentinels lead.
@@ -156,7 +168,7 @@ class Connections:
                 raise TimeoutError
             connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
             try:
-                await connection.send_command(*words)
+                await send(connection, *words)
                 answer: Answer = await connection.read_response()
                 return answer
             except ReadOnlyError:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from redis.asyncio.connection import AbstractConnection
 
 from coatcheck.errors import StoreUnavailable
-from coatcheck.stores.redis.connections import FAULTS, Connections
+from coatcheck.stores.redis.connections import FAULTS, Connections, send
 
 _PREFIX = b"coatcheck:"
 _MOST_UNREAD = 256
@@ -105,7 +105,7 @@ class _Line:
         try:
             async with asyncio.timeout(self._patience):
                 if is_new and self._connection.is_connected:
-                    await self._connection.send_command(b"SUBSCRIBE", name)
+                    await send(self._connection, b"SUBSCRIBE", name)
                 await channel.confirmed.wait()
         except FAULTS as error:
             self.hang_up(self._unavailable(error))
@@ -126,7 +126,7 @@ class _Line:
         elif self._connection.is_connected:
             with suppress(*FAULTS):  # the reading notices as well, and tells those who stay
                 async with asyncio.timeout(self._patience):
-                    await self._connection.send_command(b"UNSUBSCRIBE", name)
+                    await send(self._connection, b"UNSUBSCRIBE", name)
 
     def hang_up(self, why: StoreUnavailable) -> None:
         """End the connection and tell everybody *why*."""
@@ -142,7 +142,7 @@ class _Line:
     async def _read(self) -> None:
         try:
             await self._connection.connect()  # type: ignore[no-untyped-call]
-            await self._connection.send_command(b"SUBSCRIBE", *self._channels)
+            await send(self._connection, b"SUBSCRIBE", *self._channels)
             while True:
                 kind, name, message = await self._connection.read_response()
                 self._deliver(kind, name, message)

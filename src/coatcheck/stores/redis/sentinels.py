@@ -127,7 +127,12 @@ class Sentinels:
             try:
                 async with asyncio.timeout(self._patience):
                     return await self._ask(sentinel)
-            except (RedisError, OSError) as error:
+            except (
+                RedisError,
+                OSError,
+                AttributeError,
+                RuntimeError,
+            ) as error:  # the last two as in `connections.send`
                 await sentinel.disconnect(nowait=True)
                 if was_kept and not isinstance(error, (TimeoutError, DriverTimeoutError)):
                     continue
