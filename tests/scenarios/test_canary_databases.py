@@ -149,7 +149,9 @@ def look(line: Line, program: Program, database: Database, dump: bytes, *, key: 
 def assert_nothing_leaked(seen: Seen, database: Database) -> None:
     assert {kind for kind, values in seen.canaries.items() if values} == KINDS | {"database password"}
     assert len(seen.canaries["access token"]) >= 5 and len(seen.canaries["refresh token"]) >= 2
-    assert b"Traceback" not in seen.output
+    # From Python 3.13 on asyncio itself tells, at DEBUG, of each connection that was reset; some were, on purpose.
+    ours = [line for line in seen.output.splitlines() if not line.startswith(b"HEARD asyncio DEBUG ")]
+    assert not [line for line in ours if b"Traceback" in line]
     assert leaks(seen.canaries, seen.output) == []
     assert found_in_answers(seen) == set()
     assert leaks(seen.canaries, seen.files) == []
