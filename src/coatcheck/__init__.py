@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from coatcheck.bff import BFF, BFFEvents, TokensReceived, api_user, page_user
+    from coatcheck.bff import BFF, BFFEvents, LoginOptions, TokensReceived, api_user, page_user
     from coatcheck.errors import (
         CoatcheckError,
         ConfigurationError,
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         OAuthError,
         SessionGone,
         StaleToken,
+        StepUpRequired,
         StoreUnavailable,
         TokenUnavailable,
     )
@@ -67,6 +68,7 @@ __all__ = [
     "ConfigurationError",
     "DPoPTokenResult",
     "DefaultAccessTokenRetriever",
+    "LoginOptions",
     "LoginRequired",
     "NoAccessTokenResult",
     "OAuthError",
@@ -74,6 +76,7 @@ __all__ = [
     "SessionGone",
     "SharedUserTokenStore",
     "StaleToken",
+    "StepUpRequired",
     "StoreUnavailable",
     "TokenExchangeRetriever",
     "TokenType",

@@ -9,10 +9,12 @@ Every error that coatcheck raises, one class per *reaction*.
         InvalidTokenResponse
         InvalidIDToken
           UnknownKey            the key set lacks this `kid`: fetch it once more, then give up
+          InsufficientAuthentication  the user is known, but was not authenticated as strongly or recently as asked
       OAuthError                the authorization server answered with an `error`
         InvalidGrant            the only code that ends a session
       TransportError            no usable answer from the authorization server; says whether bytes may have left
       LoginRequired             this request needs a user                                  -> 401
+        StepUpRequired          ... who is authenticated more strongly, or anew            -> 401
       TokenUnavailable          the user is known, but no token can be had just now        -> 503
       StaleToken                somebody else stored a newer token: load it and use that
       StaleVersion              somebody else wrote this part of the session first: load it again
@@ -29,6 +31,7 @@ Messages may name issuers, client ids, paths and keys; never a token, a code, a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 
@@ -82,6 +85,10 @@ class UnknownKey(InvalidIDToken):
     def __init__(self, kid: str | None) -> None:
         super().__init__(f"no key with kid {kid!r} in the key set of the authorization server")
         self.kid = kid
+
+
+class InsufficientAuthentication(InvalidIDToken):
+    """The id_token is good, but its `acr` or `auth_time` is not what was asked for (RFC 9470). The step-up failed."""
 
 
 class OAuthError(CoatcheckError):
@@ -138,6 +145,29 @@ class LoginRequired(CoatcheckError):
     def __init__(self, message: str = "a login is required", *, code: str = "session_missing") -> None:
         super().__init__(message)
         self.code = code
+
+
+class StepUpRequired(LoginRequired):
+    """
+    The user is logged in, but this request needs a stronger or a more recent login. Let it leave your handler.
+
+    *acr_values* are ways of authentication of which one will do, *max_age* is how many seconds ago it may have been, at
+    most. What a login may ask for has to be listed in `LoginOptions`. A script is answered 401 `step_up_required` with
+    a `login_url` that asks for it; a page goes there by itself.
+
+    RFC 9470.
+    """
+
+    def __init__(
+        self,
+        message: str = "a stronger login is required",
+        *,
+        acr_values: Sequence[str] = (),
+        max_age: int | None = None,
+    ) -> None:
+        super().__init__(message, code="step_up_required")
+        self.acr_values = tuple(acr_values)
+        self.max_age = max_age
 
 
 class TokenUnavailable(CoatcheckError):

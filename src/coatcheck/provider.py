@@ -81,6 +81,7 @@ class AuthorizationServer:
         at_login: bool,
         access_token: str | None = None,
         max_age: float | None = None,
+        acr_values: str | None = None,
     ) -> dict[str, Any]:
         """
         Verify an ID token with the server's keys; the parameters are those of `oauth.id_token.verify_id_token`.
@@ -104,6 +105,7 @@ class AuthorizationServer:
                 at_login=at_login,
                 access_token=access_token,
                 max_age=max_age,
+                acr_values=acr_values,
             )
 
         keys = await self._keys.get()

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 import httpx2
 import pytest
 
+from coatcheck.errors import StoreUnavailable
 from tests.bff.world import ISSUER, LOCAL, World, claims, login_cookies, query_of, session_cookie, world
 from tests.rig.user_agent import NAVIGATION, UserAgent
 
@@ -270,6 +271,126 @@ def test_the_callback_takes_no_post() -> None:
         assert w.token_requests() == 0
 
 
+@pytest.mark.spec("OAU-25")
+def test_response_mode_downgrade_a_code_in_the_fragment_leaves_the_address() -> None:
+    """A fragment never reaches us, and a browser carries it on along redirects, to the first that has its own."""
+    with world() as w:
+        browser = w.browser()
+        page = browser.click(CALLBACK)  # whatever stood behind the "#"
+        assert [answer.status_code for answer in browser.history] == [302, 400]
+        assert browser.history[0].headers["location"] == "/bff/callback?state=#none"
+        assert page.headers["coatcheck-error"] == "login_response_invalid"
+
+
+@pytest.mark.spec("OAU-08", "OAU-27")
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Purpose": "prefetch;prerender"},
+        {"Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"},
+        {"Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty"},
+        {"Sec-Fetch-Dest": "iframe"},
+    ],
+)
+def test_a_callback_that_nobody_looks_at_uses_nothing_up(headers: dict[str, str]) -> None:
+    with world() as w:
+        browser = w.browser()
+        url = w.callback(browser)
+        response = browser.navigate(url, headers=headers)
+        assert (response.status_code, response.headers["coatcheck-error"]) == (400, "navigation_required")
+        assert w.token_requests() == 0
+        assert browser.navigate(url).status_code == 200
+        assert session_cookie(browser)
+
+
+@pytest.mark.spec("OAU-08")
+def test_a_store_that_is_away_at_the_callback_costs_no_login() -> None:
+    """The browser keeps its login, and a reload of the very page that said so finishes it."""
+    with world() as w:
+        browser = w.browser()
+        url = w.callback(browser)
+
+        async def away(key: bytes, value: bytes, *, until: float) -> bool:
+            raise StoreUnavailable("the test broke it")
+
+        w.store.add = away  # type: ignore[method-assign]
+        page = browser.navigate(url)
+        assert (page.status_code, page.headers["coatcheck-error"]) == (503, "store_unavailable")
+        assert (w.token_requests(), len(login_cookies(browser))) == (0, 1)
+        del w.store.add
+        assert browser.navigate(url).status_code == 200
+        assert session_cookie(browser) and login_cookies(browser) == []
+
+
+@pytest.mark.spec("OAU-08")
+def test_a_callback_is_accepted_once_by_all_processes_together() -> None:
+    with world() as w:
+        browser = w.browser()
+        url = w.callback(browser)
+        cookie = browser.cookies.header(httpx2.URL(url), initiator=httpx2.URL(ISSUER))
+        statuses = []
+        for _ in range(3):  # three nodes over one store, shown the same callback with the same cookie
+            w.start()
+            statuses.append(
+                w.transport.handle_request(httpx2.Request("GET", url, headers={"Cookie": cookie})).status_code
+            )
+        assert statuses == [200, 400, 400]
+        assert w.token_requests() == 1
+
+
+@pytest.mark.spec("LGN-10")
+@pytest.mark.parametrize("fault", ["denied", "token", "jwks"])
+def test_a_login_that_fails_leaves_nothing_behind_and_a_new_one_works(fault: str) -> None:
+    with world() as w:
+        browser = w.browser()
+        url = w.callback(browser)
+        if fault == "denied":
+            answer = query_of(url)
+            url = callback_url(state=answer["state"], iss=answer["iss"], error="access_denied")
+        else:
+            w.provider.fail(fault, status=500, times=1)  # type: ignore[arg-type]  # an endpoint
+        page = browser.click(url)
+        assert page.status_code >= 400 and 'href="/bff/login"' in page.text
+        assert session_cookie(browser) is None and login_cookies(browser) == [] and w.sessions() == 0
+        w.advance(60)
+        assert browser.login("/bff/login").status_code == 200
+        assert session_cookie(browser)
+
+
+@pytest.mark.spec("LGN-09")
+def test_a_login_is_bound_to_the_redirect_uri_that_it_began_with() -> None:
+    with world() as w:
+        browser = w.browser()
+        url = w.callback(browser)
+        w.options["path_prefix"] = "/new"
+        w.start()
+        browser.click(url.replace("/bff/", "/new/"))
+        sent = next(request for request in w.provider.log if request.endpoint == "token")
+        assert sent.values("redirect_uri") == [CALLBACK]
+
+
+@pytest.mark.spec("OAU-06")
+def test_garbage_callbacks_cost_no_call_to_the_provider() -> None:
+    with world() as w:
+        browser = w.browser()
+        browser.navigate("/bff/login", stop_at=ISSUER)
+        before = len(w.provider.log)
+        for state in ("x", "x" * 43, "x.2", "x.silent", "é", "a" * 3000):
+            for more in ({"code": "c"}, {"error": "access_denied"}, {}, {"code": "c", "iss": ISSUER}):
+                response = browser.navigate(callback_url(state=state, **more), stop_at=LOCAL + "/bff/login")
+                assert response.status_code == 400
+        assert len(w.provider.log) == before
+
+
+@pytest.mark.spec("LGN-02", "OAU-06")
+def test_logins_that_nobody_finishes_leave_no_state_behind() -> None:
+    with world() as w:
+        begin = httpx2.Request("GET", LOCAL + "/bff/login")
+        for _ in range(500):
+            assert w.transport.handle_request(begin).status_code == 302
+        assert (len(w.store._rows), len(w.store._values), len(w.store._leases)) == (0, 0, 0)
+
+
 @pytest.mark.spec("OAU-17")
 def test_an_error_without_a_login_is_not_shown() -> None:
     with world() as w:
@@ -380,9 +501,12 @@ def test_a_login_that_another_site_starts_ends_the_old_session_too() -> None:
     with world() as w:
         browser = w.logged_in()
         browser.page = httpx2.URL("https://elsewhere.example/")
-        response = browser.click("/bff/login?prompt=login")  # cross-site: the Strict cookie is withheld, so first a hop
-        browser.through_foreign_pages(response)
+        old = session_cookie(browser)
+        question = browser.click("/bff/login?prompt=login")  # cross-site: the Strict cookie is withheld
+        assert "Continue to the login" in question.text
+        browser.through_foreign_pages(browser.click("/bff/login?prompt=login&hop=1"))
         assert browser.fetch("/bff/user").status_code == 200
+        assert session_cookie(browser) != old
         assert w.sessions() == 1
 
 

@@ -64,10 +64,11 @@ INJECTED = [
     "resource=https://evil.example",
     "claims={}",
     "audience=https://evil.example",
-    "acr_values=none",
-    "max_age=0",
-    "iss=https://evil.example",
-    "login_hint=victim",
+    "id_token_hint=x",
+    "display=popup",
+    "registration={}",
+    "dpop_jkt=x",
+    "target_link_uri=https://evil.example",
 ]
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from coatcheck.bff.once import UsedOnce
-from coatcheck.bff.transactions import LIFETIME, LoginAttempt, LoginAttempts, LostLogin
+from coatcheck.bff.transactions import CLOCK_SKEW, LIFETIME, LoginAttempt, LoginAttempts, LostLogin
+from coatcheck.coordination import ExpiringStore
+from coatcheck.errors import StoreUnavailable
 from coatcheck.oauth.authorize import AuthorizationTransaction
 from coatcheck.sessions.cookie import CookiePolicy, Cookies, parse_cookies
 from coatcheck.sessions.seal import KeyRing, new_key
+from coatcheck.stores.memory import MemoryStore
+from tests.testing.clocks import HandClock
 
 NOW = 1_800_000_000.0
 RING = KeyRing([new_key()])
@@ -17,9 +23,13 @@ NOTHING = parse_cookies([])
 
 
 def attempts(
-    *, ring: KeyRing = RING, policy: CookiePolicy = POLICY, issuer: str = "https://idp.example"
+    *,
+    ring: KeyRing = RING,
+    policy: CookiePolicy = POLICY,
+    issuer: str = "https://idp.example",
+    shared: ExpiringStore | None = None,
 ) -> LoginAttempts:
-    return LoginAttempts(ring, policy, issuer=issuer)
+    return LoginAttempts(ring, policy, issuer=issuer, shared=shared or MemoryStore(HandClock(NOW)))
 
 
 def attempt(state: str = "s" * 43, *, at: float = NOW, return_url: str = "/") -> LoginAttempt:
@@ -74,15 +84,46 @@ def test_it_ends_after_fifteen_minutes() -> None:
 
 
 @pytest.mark.spec("OAU-08")
-def test_it_is_used_once() -> None:
-    one = attempts()
+async def test_it_is_used_once_whichever_process_it_is_shown_to() -> None:
+    store = MemoryStore(HandClock(NOW))
+    one, other = attempts(shared=store), attempts(shared=store)
     (line,) = one.remember(attempt(), NOTHING)
     cookies = browser_with(line)
-    assert one.consume(attempt(), cookies, now=NOW) is None
-    again = one.consume(attempt(), cookies, now=NOW)
-    assert again is not None and again.why == "consumed"
-    lost = one.recall("s" * 43, cookies, now=NOW)
-    assert isinstance(lost, LostLogin) and lost.why == "consumed"
+    assert await one.consume(attempt(), cookies, now=NOW) is None
+    for node in (one, other):
+        again = await node.consume(attempt(), cookies, now=NOW)
+        assert again is not None and again.why == "consumed"
+
+
+@pytest.mark.spec("OAU-08")
+async def test_nodes_meet_during_a_key_rotation() -> None:
+    store = MemoryStore(HandClock(NOW))
+    old, new = new_key(), new_key()
+    before, after = (attempts(ring=KeyRing(keys), shared=store) for keys in ([old], [new, old]))
+    assert await before.consume(attempt(), NOTHING, now=NOW) is None
+    assert await after.consume(attempt(), NOTHING, now=NOW) is not None
+
+
+@pytest.mark.spec("OAU-08", "LGN-09")
+async def test_what_was_used_is_forgotten_when_it_would_be_refused_anyway() -> None:
+    clock = HandClock(NOW)
+    store = MemoryStore(clock)
+    one = attempts(shared=store)
+    assert await one.consume(attempt(at=NOW), NOTHING, now=NOW + 1) is None
+    assert len(store._values) == 1
+    clock.forward(timedelta(seconds=LIFETIME + CLOCK_SKEW))
+    assert await one.consume(attempt(at=NOW), NOTHING, now=clock.time()) is not None  # too old to be used at all
+    await store.add(b"k" * 32, b"", until=clock.time() + 1)  # lets the store sweep
+    assert list(store._values) == [b"k" * 32]
+
+
+async def test_a_store_that_does_not_answer_uses_nothing_up_and_lets_nobody_in() -> None:
+    class Away(MemoryStore):
+        async def add(self, key: bytes, value: bytes, *, until: float) -> bool:
+            raise RuntimeError("an application's own store fails in its own way")
+
+    with pytest.raises(StoreUnavailable, match="RuntimeError"):
+        await attempts(shared=Away()).consume(attempt(), NOTHING, now=NOW)
 
 
 def test_a_restart_says_so_in_its_state() -> None:

@@ -26,7 +26,7 @@ from coatcheck.oauth import (
     read_authorization_response,
     token_request,
 )
-from coatcheck.oauth.authorize import AUTHORIZATION_ERRORS, UNKNOWN_ERROR
+from coatcheck.oauth.authorize import AUTHORIZATION_ERRORS, UNKNOWN_ERROR, ResponseMode
 from tests.oauth.samples import CLIENT, ISSUER, METADATA, NOW, REDIRECT_URI, form_of, query_of, transaction
 
 ANNOUNCES_ISS = replace(METADATA, authorization_response_iss_parameter_supported=True)
@@ -176,16 +176,15 @@ def test_scope_resource_and_configured_parameters_are_sent() -> None:
 
 def test_what_this_login_asks_goes_before_what_is_configured() -> None:
     client = replace(CLIENT, authorization_params={"prompt": "consent", "ui_locales": "de"})
-    parameters = url_of(client=client, prompt="login", login_hint="ada@example.com", acr_values="mfa")
+    parameters = url_of(client=client, prompt="login", login_hint="ada@example.com")
     assert parameters["prompt"] == "login"
     assert parameters["login_hint"] == "ada@example.com"
-    assert parameters["acr_values"] == "mfa"
     assert parameters["ui_locales"] == "de"
     assert url_of(client=client)["prompt"] == "consent"
 
 
 @pytest.mark.spec("OAU-29")
-@pytest.mark.parametrize("name", ["prompt", "login_hint", "ui_locales", "acr_values"])
+@pytest.mark.parametrize("name", ["prompt", "login_hint", "ui_locales"])
 @pytest.mark.parametrize(
     "value",
     [
@@ -207,7 +206,7 @@ def test_parameter_injection_a_browsers_value_stays_one_value(name: str, value: 
 @pytest.mark.spec("OAU-29")
 def test_a_browser_has_no_way_to_name_other_parameters() -> None:
     accepted = signature(authorization_url).parameters.keys() - {"client", "metadata", "transaction"}
-    assert accepted == {"prompt", "login_hint", "ui_locales", "acr_values", "response_mode"}
+    assert accepted == {"prompt", "login_hint", "ui_locales"}
 
 
 def test_max_age_is_kept_in_the_transaction_and_sent() -> None:
@@ -220,8 +219,30 @@ def test_max_age_is_kept_in_the_transaction_and_sent() -> None:
     assert transaction().max_age is None
 
 
+def test_acr_values_of_a_login_go_before_those_of_the_client() -> None:
+    configured = replace(CLIENT, authorization_params={"acr_values": "usual"})
+    assert url_of(client=configured)["acr_values"] == "usual"
+    assert transaction(configured).acr_values is None  # a wish of the settings is not checked when the answer comes
+    begun = transaction(configured, acr_values="phr phrh")
+    assert url_of(client=configured, transaction=begun)["acr_values"] == "phr phrh"
+
+
 def test_form_post_is_asked_for_by_name() -> None:
-    assert url_of(response_mode="form_post")["response_mode"] == "form_post"
+    assert url_of(transaction=transaction(response_mode="form_post"))["response_mode"] == "form_post"
+    assert "response_mode" not in url_of()
+
+
+@pytest.mark.spec("OAU-16")
+@pytest.mark.parametrize("wanted", ["query", "form_post"])
+@pytest.mark.parametrize("came", ["query", "form_post"])
+def test_the_answer_comes_as_it_was_asked_for_and_in_no_other_way(wanted: ResponseMode, came: ResponseMode) -> None:
+    begun = transaction(response_mode=wanted)
+    answer = [("code", "c0de"), ("state", begun.state), ("iss", METADATA.issuer)]
+    if wanted == came:
+        assert read_authorization_response(answer, begun, METADATA, arrived_by=came).code == "c0de"
+    else:
+        with pytest.raises(InvalidAuthorizationResponse, match="response_mode"):
+            read_authorization_response(answer, begun, METADATA, arrived_by=came)
 
 
 def test_a_query_of_the_endpoint_is_retained() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from coatcheck.errors import InvalidIDToken, UnknownKey
+from coatcheck.errors import InsufficientAuthentication, InvalidIDToken, UnknownKey
 from coatcheck.oauth.id_token import check_refreshed_id_token, verify_id_token
 from tests.oauth.issuer import (
     ALGORITHMS,
@@ -307,6 +307,16 @@ def test_max_age_requires_a_recent_auth_time() -> None:
             verify(id_token(auth_time=auth_time), max_age=300)
     with pytest.raises(InvalidIDToken, match="max_age"):
         verify(id_token(auth_time=NOW - 61), max_age=0)
+
+
+@pytest.mark.spec("IDT-16")
+def test_acr_must_be_one_of_those_that_were_asked_for() -> None:
+    assert verify(id_token(acr="phr"), acr_values="phr")
+    assert verify(id_token(acr="phrh"), acr_values="phr phrh")
+    assert verify(id_token(acr="whatever"))
+    for acr in ("ph", "PHR", "phr phrh", "", 1, None, ["phr"], MISSING):
+        with pytest.raises(InsufficientAuthentication, match="acr"):
+            verify(id_token(acr=acr), acr_values="phr phrh")
 
 
 @pytest.mark.spec("IDT-20")

@@ -5,10 +5,11 @@ from coatcheck.errors import missing_extra
 try:
     from coatcheck.bff.app import BFF
     from coatcheck.bff.events import BFFEvents, TokensReceived
+    from coatcheck.bff.login_options import LoginOptions
     from coatcheck.bff.who import api_user, page_user
 except ModuleNotFoundError as error:
     if error.name != "pyreqwest":
         raise
     raise missing_extra(error, "bff") from error
 
-__all__ = ["BFF", "BFFEvents", "TokensReceived", "api_user", "page_user"]
+__all__ = ["BFF", "BFFEvents", "LoginOptions", "TokensReceived", "api_user", "page_user"]

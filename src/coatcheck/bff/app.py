@@ -16,7 +16,9 @@ from coatcheck.bff.events import BFFEvents
 from coatcheck.bff.forwarder import Forwarder, PyreqwestForwarder
 from coatcheck.bff.keys import key_ring
 from coatcheck.bff.logged_out import LoggedOut
-from coatcheck.bff.login import Login
+from coatcheck.bff.login import Login, LoginStart
+from coatcheck.bff.login_loop import LoginLoop
+from coatcheck.bff.login_options import LoginOptions
 from coatcheck.bff.logout import Logout, LogoutLink
 from coatcheck.bff.middleware import ANSWERED_ERRORS, BFFMiddleware, Desk, Endpoint, answer_for
 from coatcheck.bff.paths import RouteTable
@@ -24,6 +26,7 @@ from coatcheck.bff.problems import logger
 from coatcheck.bff.proxy import RemoteAPI
 from coatcheck.bff.public_url import PublicURL, parse_public_url
 from coatcheck.bff.settings import Settings
+from coatcheck.bff.silent_login import SilentLogin, SilentLoginCallback
 from coatcheck.bff.storage import make_storage
 from coatcheck.bff.transactions import LoginAttempts
 from coatcheck.bff.user import UserEndpoint
@@ -65,7 +68,8 @@ class BFF:
     login, logout and the others stand. With *save_tokens* False only *events* get the tokens of a login;
     *user_token_store* keeps them elsewhere than in the session. *http_clients* replaces clients by name
     (`BACK_CHANNEL_HTTP_CLIENT`), *client_assertions* signs in place of a key. *anonymous_user_status* 200 makes
-    `/bff/user` answer `null` instead of 401. *development* False forbids development mode on localhost. *clock*,
+    `/bff/user` answer `null` instead of 401. *login* has what logins may ask for, and silent and third-party logins.
+    *development* False forbids development mode on localhost. *clock*,
     *checkpoints*, *lease_times* and *forwarder* are for tests.
 
     Raises:
@@ -94,6 +98,7 @@ class BFF:
         csrf_header: tuple[str, str] = ("X-CSRF", "1"),
         path_prefix: str = "/bff",
         anonymous_user_status: Literal[401, 200] = 401,
+        login: LoginOptions = LoginOptions(),  # noqa: B008  # a frozen value
         development: bool | None = None,
         clock: Clock = SYSTEM_CLOCK,
         checkpoints: Checkpoints = no_checkpoint,
@@ -121,6 +126,7 @@ class BFF:
             csrf_header=csrf_header,
             path_prefix=path_prefix,
             anonymous_user_status=anonymous_user_status,
+            login=login,
             clock=clock,
         )
         self._forwarder = forwarder if forwarder is not None else PyreqwestForwarder()
@@ -143,17 +149,34 @@ class BFF:
         )
         settings, tokens, all_sessions = self._settings, self.tokens, self._storage.sessions
         server = tokens.authorization_server()
-        attempts = LoginAttempts(ring, settings.cookies, issuer=client.issuer)
+        lax: SameSite = "Lax" if settings.login.response_mode == "query" else "None"
+        attempts = LoginAttempts(
+            ring, settings.cookies, issuer=client.issuer, shared=self._storage.coordination, same_site=lax
+        )
+        start, loop = LoginStart(settings, server, attempts), LoginLoop(settings.cookies, same_site=lax)
         arrival = Arrival(settings, tokens, all_sessions, save_tokens=save_tokens, events=events)
         link, logged_out = LogoutLink(settings, ring), LoggedOut(settings, ring)
-        logout = Logout(settings, tokens, all_sessions, link, logged_out)
+        logout = Logout(settings, tokens, all_sessions, link, logged_out, loop)
+        by_form = settings.login.response_mode == "form_post"
         endpoints = {
-            "/login": Endpoint(Login(settings, server, attempts)),
-            "/callback": Endpoint(Callback(settings, server, attempts, arrival), hides_query=True),
+            "/login": Endpoint(
+                Login(settings, start, attempts, loop),
+                methods=("GET", "POST") if settings.login.third_party else ("GET",),
+                reads_form=True,
+            ),
+            "/callback": Endpoint(
+                Callback(settings, server, attempts, arrival, loop),
+                methods=("GET", "POST") if by_form else ("GET",),
+                hides_query=True,
+                reads_form=True,
+            ),
             "/logout": Endpoint(logout, methods=("GET", "POST"), hides_query=True),
             "/logged-out": Endpoint(logged_out, hides_query=True),
             "/user": Endpoint(UserEndpoint(settings, link, tokens if save_tokens or user_token_store else None)),
         }
+        if settings.login.silent:
+            endpoints["/silent-login"] = Endpoint(SilentLogin(settings, start))
+            endpoints["/silent-login-callback"] = Endpoint(SilentLoginCallback())
         if settings.development:
             endpoints["/diagnostics"] = Endpoint(Diagnostics(settings, tokens, self._remote_apis.paths))
             logger.info("development mode: register the redirect URI %s at %s", settings.redirect_uri, client.issuer)
@@ -302,6 +325,7 @@ def _settings(
     csrf_header: tuple[str, str],
     path_prefix: str,
     anonymous_user_status: int,
+    login: LoginOptions,
     clock: Clock,
 ) -> Settings:
     url = parse_public_url(public_url)
@@ -331,6 +355,7 @@ def _settings(
         development=in_development,
         endpoints=path_prefix,
         anonymous_user_status=anonymous_user_status,
+        login=login,
         clock=clock,
     )
 

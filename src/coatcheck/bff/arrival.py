@@ -6,8 +6,9 @@ from coatcheck.bff.current import CurrentRequest, user_of
 from coatcheck.bff.events import BFFEvents, TokensReceived
 from coatcheck.bff.problems import logger
 from coatcheck.bff.settings import Settings
+from coatcheck.bff.transactions import LoginAttempt, StepUp, StepUpRefused
 from coatcheck.errors import CoatcheckError, SessionGone
-from coatcheck.oauth.authorize import AuthorizationCode, AuthorizationTransaction
+from coatcheck.oauth.authorize import AuthorizationCode
 from coatcheck.sessions.sessions import SessionHandle, Sessions
 from coatcheck.tokens.manager import Tokens
 from coatcheck.tokens.values import User, UserToken
@@ -38,13 +39,19 @@ class Arrival:
         self._save_tokens = save_tokens
         self._events = events
 
-    async def complete(
-        self, current: CurrentRequest, transaction: AuthorizationTransaction, code: AuthorizationCode
-    ) -> list[bytes]:
-        """Redeem *code* and begin a session, always under a new ticket; return the `Set-Cookie` values."""
+    async def complete(self, current: CurrentRequest, attempt: LoginAttempt, code: AuthorizationCode) -> list[bytes]:
+        """
+        Redeem *code* and begin a session, always under a new ticket; return the `Set-Cookie` values.
+
+        Raises:
+            StepUpRefused: the login was to strengthen a session that is another user's, or that is over.
+        """
+        transaction = attempt.transaction
         redeemed = await self._tokens.redeem(code, transaction)
         token, claims = redeemed.token, redeemed.claims
         user = User(iss=claims["iss"], sub=claims["sub"], sid=_text(claims.get("sid")), claims=claims)
+        if attempt.step_up is not None:
+            await self._check_step_up(attempt.step_up, user)
         if self._events is not None:
             await self._events.tokens_received(
                 TokensReceived(user=user, token=token, client=transaction.client, return_url=transaction.return_url)
@@ -67,6 +74,15 @@ class Arrival:
             await self._end(old, successor=handle)
         logger.info("logged_in: a user of %s, session %s", user.iss, handle.session.id[:8])
         return handle.set_cookies()
+
+    async def _check_step_up(self, step_up: StepUp, user: User) -> None:
+        """What one user has begun in one session is not completed by another, nor after its end."""
+        if (user.iss, user.sub) != (step_up.iss, step_up.sub):
+            raise StepUpRefused("another user authenticated than the one who is logged in")
+        if step_up.session_id is not None:
+            now = self._settings.clock.time()
+            if await self._sessions.find(step_up.session_id, now=now) is None:
+                raise StepUpRefused("the session that was to be strengthened has ended meanwhile")
 
     async def _keep(self, handle: SessionHandle, token: UserToken, *, client: str) -> None:
         """Give the tokens to the application's own store. If that fails there is no session either."""

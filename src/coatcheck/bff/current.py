@@ -87,7 +87,7 @@ class CurrentRequest:
 
     @property
     def parameters(self) -> tuple[tuple[str, str], ...]:
-        """The parameters of the query, in order. A query with an absurd number of them counts as empty."""
+        """The parameters of the query and then of the form, in order. An absurd number of them counts as none."""
         if self._parameters is None:
             text = bytes(self.scope["query_string"]).decode("ascii", "replace")
             try:
@@ -95,6 +95,10 @@ class CurrentRequest:
             except ValueError:
                 self._parameters = ()
         return self._parameters
+
+    def add_form(self, fields: tuple[tuple[str, str], ...]) -> None:
+        """Let *fields* of the request body count as parameters, too: one that is in both places is there twice."""
+        self._parameters = (*self.parameters, *fields)
 
     def parameter(self, name: str) -> str | None:
         """
@@ -112,6 +116,16 @@ class CurrentRequest:
         """Return the header *name* (lower case), or None unless it is there exactly once."""
         values = [value for header, value in self.scope["headers"] if header == name]
         return values[0] if len(values) == 1 else None
+
+    @property
+    def is_in_frame(self) -> bool:
+        """Whether the browser wants to show the answer inside another page (W3C Fetch Metadata, `Sec-Fetch-Dest`)."""
+        return self.header(b"sec-fetch-dest") in _FRAMES
+
+    @property
+    def is_prefetch(self) -> bool:
+        """Whether the browser merely looks ahead, and a person may never come (`Sec-Purpose`, and its older names)."""
+        return any(b"prefetch" in (self.header(name) or b"").lower() for name in (b"sec-purpose", b"purpose", b"x-moz"))
 
     @property
     def wants_page(self) -> bool:
@@ -211,6 +225,9 @@ def user_of(handle: SessionHandle) -> User:
     """Return who *handle* belongs to."""
     session = handle.session
     return User(iss=session.iss, sub=session.sub, sid=session.sid, claims=session.claims, session=handle)
+
+
+_FRAMES = (b"iframe", b"frame", b"embed", b"object", b"fencedframe")
 
 
 class _Unasked:

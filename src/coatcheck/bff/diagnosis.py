@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from coatcheck.bff.settings import Settings
-from coatcheck.bff.transactions import LostLogin
+from coatcheck.bff.transactions import LostLogin, StepUpRefused
 from coatcheck.errors import (
     ConfigurationError,
     CookieTooLarge,
+    InsufficientAuthentication,
     InvalidAuthorizationResponse,
     InvalidGrant,
     InvalidIDToken,
@@ -101,6 +102,18 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _diagnose(error: BaseException, stage: Stage, settings: Settings) -> Diagnosis | None:
     match error:
+        case StepUpRefused():
+            return Diagnosis(
+                "step_up_failed",
+                f"A stronger login was not accepted: {error}.",
+                "Nothing to do if it is rare: the user starts again, and confirms as the same user.",
+            )
+        case InsufficientAuthentication():
+            return Diagnosis(
+                "step_up_failed",
+                f"{settings.issuer} logged a user in, but not as it was asked to: {error}",
+                "See that it knows the acr_values and max_age that your login options allow, and obeys them.",
+            )
         case OAuthError() if stage == "authorization_response":
             return _refused_in_front(error, settings)
         case OAuthError():
@@ -172,6 +185,10 @@ def _refused_in_front(error: OAuthError, settings: Settings) -> Diagnosis:
             )
         case "server_error" | "temporarily_unavailable":
             return Diagnosis("login_unavailable", said, "Wait, and look at the provider's own log.")
+        case "unmet_authentication_requirements":
+            return Diagnosis(
+                "step_up_failed", said, "The user has no such way to authenticate: offer it to them there."
+            )
         case "login_required" | "interaction_required" | "consent_required" | "account_selection_required":
             return Diagnosis("login_refused", said, "It wants to show the user a page: log in without prompt=none.")
         case _:

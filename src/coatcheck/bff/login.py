@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlencode
+from urllib.parse import urlsplit
 
 from coatcheck.bff.answers import Answer, redirect
 from coatcheck.bff.current import CurrentRequest
 from coatcheck.bff.diagnosis import diagnose_login
-from coatcheck.bff.pages import hop
+from coatcheck.bff.login_loop import MAX_LOGINS, WINDOW, LoginLoop
+from coatcheck.bff.login_parameters import LoginParameters, bad_return_url, read_login_parameters
+from coatcheck.bff.pages import hop, message_page
 from coatcheck.bff.problems import logger, printable
 from coatcheck.bff.refusals import Refused, refuse
 from coatcheck.bff.registration_check import RegistrationCheck
-from coatcheck.bff.return_url import MAX_LENGTH, checked_return_url
 from coatcheck.bff.settings import Settings
-from coatcheck.bff.transactions import LoginAttempt, LoginAttempts
+from coatcheck.bff.transactions import LoginAttempt, LoginAttempts, StepUp
 from coatcheck.errors import CoatcheckError, CookieTooLarge
-from coatcheck.oauth.authorize import AuthorizationTransaction, authorization_url, new_transaction
+from coatcheck.oauth.authorize import authorization_url, new_transaction
 from coatcheck.provider import AuthorizationServer
-
-PROMPTS = frozenset({"none", "login", "consent", "select_account", "create"})
-"""What a page may ask of the authorization server (OpenID Connect Core 3.1.2.1, Initiating User Registration)."""
-
-HOPPED = "hop"
-"""The parameter that says: this browser was already sent to the right address once. It prevents loops, nothing else."""
-
-AGAIN = "again"
-"""The parameter that says: an answer of the authorization server found no login. Lead home, or start over once."""
+from coatcheck.sessions.sessions import SessionHandle
 
 _MAX_KNOWN_HOSTS = 16
 
@@ -33,102 +26,123 @@ _SAY_AGAIN_AFTER = 60.0
 """Seconds between two lines about logins that never came back."""
 
 
-class Login:
-    """Begins logins. Nothing that the browser sends gets into the authorization request, but for `prompt`."""
+class LoginStart:
+    """Turns a checked wish into a transaction, a cookie, and the way to the authorization server."""
 
     def __init__(self, settings: Settings, server: AuthorizationServer, attempts: LoginAttempts) -> None:
         self._settings = settings
         self._server = server
         self._attempts = attempts
         self._check_registration = RegistrationCheck(settings, server)
+
+    def attempt(self, wanted: LoginParameters, replaces: SessionHandle | None) -> LoginAttempt:
+        """Begin a login; *replaces* is the session that this browser has now and that the new one will replace."""
+        transaction = new_transaction(
+            self._server.client,
+            name="default",
+            redirect_uri=self._settings.redirect_uri,
+            return_url=wanted.return_url,
+            now=self._settings.clock.time(),
+            max_age=wanted.max_age,
+            acr_values=wanted.acr_values,
+            response_mode=self._settings.login.response_mode,
+            ticket_hash=replaces.session.id if replaces else None,
+        )
+        return LoginAttempt(transaction, wanted.prompt, _step_up(replaces) if replaces and wanted.is_step_up else None)
+
+    async def begin(self, current: CurrentRequest, attempt: LoginAttempt, wanted: LoginParameters) -> Answer:
+        """
+        Send the browser to the authorization server, with *attempt* in a cookie.
+
+        Raises:
+            TransportError, InvalidMetadata: the authorization server cannot be asked.
+            Refused: the return URL is too long for a cookie.
+        """
+        metadata = await self._server.metadata()
+        await self._check_registration(metadata)
+        url = authorization_url(
+            self._server.client,
+            metadata,
+            attempt.transaction,
+            prompt=attempt.prompt,
+            login_hint=wanted.login_hint,
+            ui_locales=wanted.ui_locales,
+        )
+        try:
+            return redirect(url).with_cookies(self._attempts.remember(attempt, current.cookies))
+        except CookieTooLarge:
+            raise bad_return_url(attempt.transaction.return_url) from None
+
+
+class Login:
+    """Begins the logins of people. Nothing that the browser sends gets into the authorization request unchecked."""
+
+    def __init__(self, settings: Settings, start: LoginStart, attempts: LoginAttempts, loop: LoginLoop) -> None:
+        self._settings = settings
+        self._start = start
+        self._attempts = attempts
+        self._loop = loop
         self._wrong_hosts: set[str] = set()
         self._unanswered_said_at = float("-inf")
 
     async def __call__(self, current: CurrentRequest) -> Answer:
-        """Answer 302 to the authorization server, or 400 and 503 with the reason."""
-        again = _has(current, AGAIN)
+        """Answer 302 to the authorization server, or a page that asks the user, or 400 and 503 with the reason."""
         try:
-            return_url, prompt = self._asked(current)
-            detour = self._detour(current)
+            _check_navigation(current)
+            wanted = read_login_parameters(current, self._settings)
+            detour = self._detour(current, wanted)
             if detour is not None:
                 return detour
             current.exempt()  # the session only tells which one the new login replaces, and whether to lead home
             handle = await current.session(slide=False)
-            if handle is not None and again:
+            if handle is not None and wanted.again:
                 return redirect(self._settings.home)
-            if handle is None and not again and not self._settings.development:
-                self._warn_of_unanswered(current)
-            ticket_hash = handle.session.id if handle else None
-            attempt = LoginAttempt(self._transaction(return_url, ticket_hash), prompt)
-            return await self._begin(current, attempt.as_second() if again else attempt)
+            if handle is None:
+                self._check_cookies(current, wanted)
+            attempt = self._start.attempt(wanted, handle)
+            return await self._start.begin(current, attempt.as_second() if wanted.again else attempt, wanted)
+        except LoopEnded as ended:
+            return refuse(current, ended.diagnosis, retry=True).with_cookies(self._loop.forget(current.cookies))
         except Refused as refused:
             return refuse(current, refused.diagnosis)
         except CoatcheckError as error:
             return refuse(current, diagnose_login(error, stage="metadata", settings=self._settings), retry=True)
 
-    def _transaction(self, return_url: str, ticket_hash: str | None) -> AuthorizationTransaction:
-        return new_transaction(
-            self._server.client,
-            name="default",
-            redirect_uri=self._settings.redirect_uri,
-            return_url=return_url,
-            now=self._settings.clock.time(),
-            ticket_hash=ticket_hash,
-        )
-
-    async def _begin(self, current: CurrentRequest, attempt: LoginAttempt) -> Answer:
-        """Send the browser to the authorization server, with the attempt in a cookie."""
-        metadata = await self._server.metadata()
-        await self._check_registration(metadata)
-        url = authorization_url(self._server.client, metadata, attempt.transaction, prompt=attempt.prompt)
-        try:
-            return redirect(url).with_cookies(self._attempts.remember(attempt, current.cookies))
-        except CookieTooLarge:
-            raise _bad_return_url(attempt.transaction.return_url) from None
-
-    def _asked(self, current: CurrentRequest) -> tuple[str, str | None]:
-        """Read what the browser may decide: where to come back to, and the prompt."""
-        if current.claims.mode not in ((), (b"navigate",)) or current.header(b"sec-fetch-dest") in _FRAMES:
-            raise Refused("navigation_required", "/login was called by fetch or inside a frame.", _NAVIGATE)
-        try:
-            asked_url, prompt = current.parameter("returnUrl"), current.parameter("prompt")
-        except ValueError as error:
-            raise _bad_return_url(str(error)) from error
-        return_url = self._settings.home
-        if asked_url:
-            checked = checked_return_url(
-                asked_url, public_url=self._settings.public_url, endpoints=self._settings.endpoints
-            )
-            if checked is None:
-                raise _bad_return_url(asked_url)
-            return_url = checked
-        if prompt and not _is_prompt(prompt):
-            raise Refused(
-                "prompt_invalid",
-                f"/login was called with prompt={prompt[:40]!r}.",
-                f"Use one of {', '.join(sorted(PROMPTS))}.",
-            )
-        return return_url, prompt or None
-
-    def _detour(self, current: CurrentRequest) -> Answer | None:
+    def _detour(self, current: CurrentRequest, wanted: LoginParameters) -> Answer | None:
         """
-        Bring the browser to the same path at `public_url`, by a navigation of our own, before the login begins.
+        Bring the browser to the same path at `public_url`; and let nobody else's page start a login unseen.
 
-        Cookies set on another host would not come back to the callback; and after another site's link the browser
-        withholds the Strict cookie of the session that this login replaces. Nothing is decided by `Host`: whatever it
-        says, the way leads to `public_url`, once.
+        Cookies set on another host would not come back to the callback. Nothing is decided by `Host`: whatever it says,
+        the way leads to `public_url`, once. After another site's link the user is asked: the link chose the parameters,
+        and the browser withholds the Strict cookie of the session that this login replaces. A link on a page of ours
+        has neither fault (FAPI 2.0 Security Profile 5.3.3.1).
         """
-        if _has(current, HOPPED):
-            return None
-        asked = [(name, value) for name, value in current.parameters if name in ("returnUrl", "prompt", AGAIN)]
-        target = f"{self._settings.login_path}?{urlencode([*asked, (HOPPED, '1')])}"
+        target = wanted.path(self._settings.login_path)
         host = (current.header(b"host") or b"").decode("latin-1").lower()
-        if host and host not in self._settings.public_url.authorities:
+        if host and host not in self._settings.public_url.authorities and not wanted.hopped:
             self._warn_of(host)
             return redirect(self._settings.public_url.origin + target)
-        if current.claims.site in ((b"cross-site",), (b"same-site",)):
-            return hop(target)
-        return None
+        if current.claims.site in ((), (b"same-origin",), (b"none",)) and current.method == "GET":
+            return None
+        if not self._settings.login.third_party:
+            return self._ask(target)
+        return None if wanted.hopped and current.method == "GET" else hop(target)
+
+    def _ask(self, target: str) -> Answer:
+        name = urlsplit(self._settings.public_url.origin).netloc
+        return message_page(f"Log in to {name}?", "Another site sent you here.", link=(target, "Continue to the login"))
+
+    def _check_cookies(self, current: CurrentRequest, wanted: LoginParameters) -> None:
+        """For somebody without a session: see whether earlier logins of this browser left a trace of what is wrong."""
+        if self._loop.is_on(current.cookies, now=self._settings.clock.time()):
+            raise LoopEnded(
+                "login_loop",
+                f"A browser has logged in {MAX_LOGINS} times within {WINDOW:.0f} s, and came back without its session.",
+                "See whether something removes its cookie (a full cookie jar, a proxy, a browser extension), whether "
+                f"{wanted.return_url[:200]} asks for a login that its user has, and whether all nodes have one store.",
+            )
+        if not wanted.again and not self._settings.development:
+            self._warn_of_unanswered(current)
 
     def _warn_of(self, host: str) -> None:
         """Say once per host that the application is reached by another address than the configured one."""
@@ -166,24 +180,22 @@ class Login:
         )
 
 
-def _has(current: CurrentRequest, name: str) -> bool:
-    return any(parameter == name for parameter, _ in current.parameters)
+class LoopEnded(Refused):
+    """The browser has been around often enough: a person has to look."""
 
 
-def _is_prompt(prompt: str) -> bool:
-    values = prompt.split(" ")
-    return PROMPTS.issuperset(values) and ("none" not in values or len(values) == 1)
+def _check_navigation(current: CurrentRequest) -> None:
+    """A login is a person's: no script's, no frame's, and no browser's that looks ahead."""
+    if current.claims.mode not in ((), (b"navigate",)) or current.is_in_frame or current.is_prefetch:
+        raise Refused("navigation_required", "/login was called by fetch, inside a frame, or in advance.", _NAVIGATE)
 
 
-def _bad_return_url(text: str) -> Refused:
-    return Refused(
-        "return_url_invalid",
-        f"returnUrl was {text[:200]!r}.",
-        f"Pass a path of your own such as /orders?page=2: one leading slash, no host, at most {MAX_LENGTH} characters.",
-    )
+def _step_up(handle: SessionHandle) -> StepUp:
+    session = handle.session
+    # Sessions that travel in cookies cannot be looked up by anything else than the cookie.
+    return StepUp(session.iss, session.sub, None if handle.renews_inline else session.id)
 
 
-_FRAMES = (b"iframe", b"frame", b"embed", b"object", b"fencedframe")
 _NAVIGATE = (
     "Navigate the whole window: location.href = '/bff/login?returnUrl=' + encodeURIComponent(location.pathname)."
 )

@@ -11,6 +11,7 @@ from coatcheck.bff.answers import Answer, redirect
 from coatcheck.bff.current import CurrentRequest, user_of
 from coatcheck.bff.diagnosis import Diagnosis
 from coatcheck.bff.logged_out import LoggedOut
+from coatcheck.bff.login_loop import LoginLoop
 from coatcheck.bff.pages import message_page
 from coatcheck.bff.problems import logger
 from coatcheck.bff.refusals import Refused, refuse
@@ -54,13 +55,20 @@ class Logout:
     """Ends sessions: revokes, deletes, then sends the browser to the authorization server."""
 
     def __init__(
-        self, settings: Settings, tokens: Tokens, sessions: Sessions, link: LogoutLink, returns: LoggedOut
+        self,
+        settings: Settings,
+        tokens: Tokens,
+        sessions: Sessions,
+        link: LogoutLink,
+        returns: LoggedOut,
+        loop: LoginLoop,
     ) -> None:
         self._settings = settings
         self._tokens = tokens
         self._sessions = sessions
         self._link = link
         self._returns = returns
+        self._loop = loop
 
     async def __call__(self, current: CurrentRequest) -> Answer:
         """GET with the `sid` of the live session, or POST with the CSRF header. Without a session it succeeds too."""
@@ -85,7 +93,7 @@ class Logout:
             if refusal is not None:
                 raise Refused(refusal.code, "POST /logout without proof of origin.", _SEND_HEADER)
             return
-        if b"prefetch" in (current.header(b"sec-purpose") or b""):
+        if current.is_prefetch:
             raise Refused("navigation_required", "A browser tried /logout in advance.", "It asks again in earnest.")
         current.exempt()
 
@@ -118,7 +126,8 @@ class Logout:
         await self._sessions.end(handle)
         logger.info("logged_out: a user of %s, session %s", handle.session.iss, handle.session.id[:8])
         url = await self._provider_url(handle, id_token, return_url)
-        return self._leave(current, url, return_url).with_cookies(current.set_cookies())
+        set_cookies = [*current.set_cookies(), *self._loop.forget(current.cookies)]
+        return self._leave(current, url, return_url).with_cookies(set_cookies)
 
     def _leave(self, current: CurrentRequest, url: str | None, return_url: str | None) -> Answer:
         status = 303 if current.method == "POST" else 302

@@ -15,19 +15,22 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from coatcheck.bff.answers import Answer, AnswerInstead, ASGIApp, Receive, Scope, problem_answer
+from coatcheck.bff.answers import Answer, AnswerInstead, ASGIApp, Receive, Scope, problem_answer, redirect
 from coatcheck.bff.current import SCOPE_KEY, CurrentRequest
+from coatcheck.bff.form import SenderLeft, read_form
 from coatcheck.bff.gate import keep_to_loopback, refuse_two_readings
 from coatcheck.bff.paths import RouteTable, canonical_path
 from coatcheck.bff.problems import ENDS_THE_SESSION, EXPECTED, Problem, Send, log_problem, logger, problem, problem_for
 from coatcheck.bff.proxy import RemoteAPI
 from coatcheck.bff.refusals import Refused
 from coatcheck.bff.settings import Settings
-from coatcheck.bff.who import to_login
+from coatcheck.bff.step_up import step_up_path
+from coatcheck.bff.who import here, to_login
 from coatcheck.errors import (
     CoatcheckError,
     LoginRequired,
     SessionGone,
+    StepUpRequired,
     StoreUnavailable,
     TokenUnavailable,
     UnknownSealKey,
@@ -50,11 +53,15 @@ class EndpointHandler(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A path of our own. *hides_query*: its query holds codes or states, which no access log should keep."""
+    """
+    A path of our own. *hides_query*: its query holds codes or states, which no access log should keep. *reads_form*: a
+    POST brings its parameters in a form.
+    """
 
     handler: EndpointHandler
     methods: tuple[str, ...] = ("GET",)
     hides_query: bool = False
+    reads_form: bool = False
 
 
 class BFFMiddleware:
@@ -113,6 +120,13 @@ class BFFMiddleware:
             # parameters are read now, and then there is nothing left to log.
             _ = current.parameters
             scope["query_string"] = b""
+        if scope["method"] == "POST" and endpoint.reads_form:
+            try:
+                current.add_form(await read_form(scope["headers"], receive))
+            except SenderLeft:
+                return
+            except Refused as refused:
+                return await self._turn_away(scope, receive, send, refused)
         answer = await endpoint.handler(current)
         await answer(scope, receive, send)
 
@@ -181,8 +195,8 @@ async def answer_for(error: BaseException, current: CurrentRequest) -> Answer:
         raise error
     if isinstance(error, LoginRequired) and error.code in ENDS_THE_SESSION:
         await current.end_session()
+    login_url = _login_url(error, current)
     to_a_login = current.is_page and isinstance(error, LoginRequired) and error.code in _LOGIN_HELPS
-    login_url = current.settings.login_path if isinstance(error, LoginRequired | SessionGone) else None
     refusal = problem_for(error, login_url=login_url)
     if not (to_a_login and refusal.code in EXPECTED):
         log_problem(
@@ -191,7 +205,17 @@ async def answer_for(error: BaseException, current: CurrentRequest) -> Answer:
             remedy=_REMEDIES.get(refusal.code, ""),
             trace_id=current.trace_id,
         )
+    if isinstance(error, StepUpRequired) and current.is_page and login_url is not None:
+        return redirect(login_url)
     return to_login(current) if to_a_login else problem_answer(refusal, trace_id=current.trace_id)
+
+
+def _login_url(error: CoatcheckError, current: CurrentRequest) -> str | None:
+    """Where a login would help, if one would; a page comes back to itself."""
+    if isinstance(error, StepUpRequired):
+        return_url = here(current) if current.is_page else None
+        return step_up_path(current.settings, acr_values=error.acr_values, max_age=error.max_age, return_url=return_url)
+    return current.settings.login_path if isinstance(error, LoginRequired | SessionGone) else None
 
 
 _REMEDIES = {

@@ -1,8 +1,13 @@
-"""What may be used once: a bounded memory of this process."""
+"""What may be used once: a bounded memory of this process, and one that all processes share."""
 
 from __future__ import annotations
 
+import hmac
 from collections import OrderedDict
+
+from coatcheck.coordination import ExpiringStore
+from coatcheck.errors import CoatcheckError, StoreUnavailable
+from coatcheck.sessions.seal import KeyRing
 
 
 class UsedOnce:
@@ -28,4 +33,37 @@ class UsedOnce:
         while self._until and (len(self._until) >= self._limit or next(iter(self._until.values())) <= now):
             self._until.popitem(last=False)
         self._until[name] = now + self._lifetime
+        return True
+
+
+class UsedOnceByAll:
+    """
+    Remembers in a *shared* store what was used, so that of all processes one may use it, whichever it is shown to.
+
+    An entry ends when its name would be refused anyway. It stands under a keyed hash of the name, once for each key of
+    the *ring*: nodes that meet during a key rotation have one of them in common.
+    """
+
+    def __init__(self, shared: ExpiringStore, ring: KeyRing, *, purpose: str) -> None:
+        self._shared = shared
+        self._keys = ring.derive_all(purpose)
+
+    async def use(self, name: str, *, now: float, until: float) -> bool:
+        """
+        Return True the first time. The name is remembered from *now* to *until* (seconds since the epoch).
+
+        Raises:
+            StoreUnavailable: nobody knows.
+        """
+        if until <= now:
+            return False
+        raw = name.encode("utf-8", "replace")
+        try:
+            for key in self._keys:
+                if not await self._shared.add(hmac.digest(key, raw, "sha256"), b"", until=until):
+                    return False
+        except CoatcheckError:
+            raise
+        except Exception as error:  # a store of the application may raise anything; a check that failed has not passed
+            raise StoreUnavailable(f"the store raised {type(error).__name__}") from error
         return True

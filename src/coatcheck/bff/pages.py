@@ -71,6 +71,14 @@ def problem_page(
     return Answer(answer.status, (*answer.headers, *extra), answer.body)
 
 
+def framed_page(html: str, *, script: bytes) -> Answer:
+    """A page that only pages of our own may frame, with the one script whose SHA-256 (in base64) is *script*."""
+    policy = b"default-src 'none'; script-src 'sha256-" + script + b"'; frame-ancestors 'self'; base-uri 'none'"
+    answer = _page(200, html, policy)
+    headers = tuple((name, b"SAMEORIGIN" if name == b"x-frame-options" else value) for name, value in answer.headers)
+    return Answer(answer.status, headers, answer.body)
+
+
 def _document(title: str, parts: list[str]) -> str:
     heading = escape(title)
     return (

@@ -26,8 +26,19 @@ from coatcheck.bff.headers import HeaderRefused, RequestHeaderFilter, RequestHea
 from coatcheck.bff.paths import canonical_path, carries_token, forwardable_query
 from coatcheck.bff.problems import ENDS_THE_SESSION, log_problem, problem, send_problem
 from coatcheck.bff.public_url import is_loopback
-from coatcheck.bff.relay import AnswerCutShort, BodyNotDelivered, BrowserLeft, Outgoing, Receive, Send, relay
+from coatcheck.bff.relay import (
+    AnswerCutShort,
+    BodyNotDelivered,
+    BrowserLeft,
+    Outgoing,
+    Receive,
+    Send,
+    StepUpDemanded,
+    relay,
+)
+from coatcheck.bff.step_up import step_up_path
 from coatcheck.errors import ConfigurationError, StoreUnavailable, UnknownSealKey
+from coatcheck.oauth.challenge import StepUpChallenge
 from coatcheck.oauth.url import shown
 from coatcheck.tokens.results import AccessTokenResult
 from coatcheck.tokens.retrievers import AccessTokenRetrievalContext, AccessTokenRetriever, DefaultAccessTokenRetriever
@@ -113,6 +124,8 @@ class RemoteAPI:
             await self._refuse(refused, send, current)
         except UpstreamError as error:
             await self._refuse(self._upstream_failure(error), send, current)
+        except StepUpDemanded as demanded:
+            await self._refuse(self._step_up(demanded.challenge), send, current)
         except BodyNotDelivered as error:
             await self._refuse(self._body_failure(error), send, current)
         except AnswerCutShort as cut:
@@ -268,6 +281,14 @@ class RemoteAPI:
                     f"{where} broke off or answered with something that is not HTTP ({error}).",
                     "Look into its own log: the request may have reached it.",
                 )
+
+    def _step_up(self, challenge: StepUpChallenge) -> CallRefused:
+        way = step_up_path(self._settings, acr_values=challenge.acr_values, max_age=challenge.max_age)
+        return CallRefused(
+            problem("step_up_required", login_url=way),
+            f"The remote API of {self.path} wants a stronger or more recent login (RFC 9470).",
+            "The page sends its user to login_url, and repeats the call.",
+        )
 
     def _body_failure(self, error: BodyNotDelivered) -> CallRefused:
         cause = f"The body of a call to {self.path} did not arrive: {error}."

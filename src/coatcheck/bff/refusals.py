@@ -27,6 +27,17 @@ class Refused(Exception):
         self.diagnosis = Diagnosis(code, cause, remedy)
 
 
+def log_refusal(current: CurrentRequest, diagnosis: Diagnosis, *, expected: bool = False) -> None:
+    """Write the one log line of *diagnosis*, where the answer itself is not the usual one."""
+    log_problem(
+        problem(diagnosis.code),
+        cause=diagnosis.cause,
+        remedy=diagnosis.remedy,
+        trace_id=current.trace_id,
+        expected=expected,
+    )
+
+
 def refuse(current: CurrentRequest, diagnosis: Diagnosis, *, headers: Headers = (), retry: bool = False) -> Answer:
     """
     Log *diagnosis* and answer with its code: a page where a person waits, problem+json where a script does.
@@ -35,7 +46,7 @@ def refuse(current: CurrentRequest, diagnosis: Diagnosis, *, headers: Headers = 
     """
     settings = current.settings
     refusal = problem(diagnosis.code, headers=headers)
-    log_problem(refusal, cause=diagnosis.cause, remedy=diagnosis.remedy, trace_id=current.trace_id)
+    log_refusal(current, diagnosis)
     if current.wants_page:
         return problem_page(
             refusal,

@@ -23,6 +23,7 @@ from coatcheck.bff.forwarder import (
     UpstreamTimeout,
 )
 from coatcheck.bff.headers import CHUNKED, RequestHeaders, response_headers
+from coatcheck.oauth.challenge import StepUpChallenge, step_up_challenge
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -43,6 +44,14 @@ class BrowserLeft(Exception):
 
 class BodyNotDelivered(Exception):
     """The browser stopped sending its request body, or sent another length than it had announced."""
+
+
+class StepUpDemanded(Exception):
+    """The remote API wants its user to be authenticated more strongly. Its answer was not passed on (RFC 9470)."""
+
+    def __init__(self, challenge: StepUpChallenge) -> None:
+        super().__init__("a step-up is demanded")
+        self.challenge = challenge
 
 
 class AnswerCutShort(Exception):
@@ -83,7 +92,8 @@ async def relay(
     *personal* is explained at `response_headers`; *set_cookies* is asked when the answer begins.
 
     Raises:
-        UpstreamError: no answer came. Nothing has been sent to the browser yet, as with `BodyNotDelivered`.
+        UpstreamError: no answer came. Nothing has been sent to the browser yet, as with `BodyNotDelivered` and
+            `StepUpDemanded`, which only a *personal* exchange can lead to.
         AnswerCutShort: the same, after the head had been sent. Return without another message: the server then
             breaks the connection off, which is how a browser learns that the answer is not whole.
         BrowserLeft: there is nobody to answer.
@@ -239,6 +249,8 @@ class _Exchange:
         status = response.status
         if not 200 <= status <= 599:
             raise UpstreamProtocolError(f"the status {status}, which this request cannot lead to")
+        if status == 401 and personal:
+            _look_for_step_up(response)
         headers, length = response_headers(response.headers(), status=status, personal=personal)
         headers += [(b"set-cookie", value) for value in set_cookies()]
         self._head_sent = True
@@ -309,6 +321,13 @@ class _Exchange:
             self._silence_timer.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
+
+
+def _look_for_step_up(response: UpstreamResponse) -> None:
+    for name, value in response.headers():
+        challenge = step_up_challenge(value) if name == "www-authenticate" else None
+        if challenge is not None:
+            raise StepUpDemanded(challenge)
 
 
 class _Patrol:

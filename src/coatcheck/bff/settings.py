@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from coatcheck.bff.csrf import CSRFRules
+from coatcheck.bff.login_options import LoginOptions
 from coatcheck.bff.public_url import PublicURL
 from coatcheck.clock import SYSTEM_CLOCK, Clock
 from coatcheck.sessions.cookie import CookiePolicy
@@ -27,6 +28,7 @@ class Settings:
     development: bool
     endpoints: str = "/bff"
     anonymous_user_status: int = 401
+    login: LoginOptions = field(default_factory=LoginOptions)
     clock: Clock = field(default=SYSTEM_CLOCK, repr=False)
 
     @property
@@ -38,6 +40,16 @@ class Settings:
     def logged_out_uri(self) -> str:
         """The one `post_logout_redirect_uri` of this application, as it must be registered."""
         return self.public_url.absolute(self.endpoints + "/logged-out")
+
+    @property
+    def callback_path(self) -> str:
+        """The path of the redirect URI on the browser's origin."""
+        return self.public_url.path + self.endpoints + "/callback"
+
+    @property
+    def silent_login_callback_path(self) -> str:
+        """Where the frame of a silent login tells the page around it how it went."""
+        return self.public_url.path + self.endpoints + "/silent-login-callback"
 
     @property
     def login_path(self) -> str:

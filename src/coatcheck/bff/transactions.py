@@ -1,4 +1,9 @@
-"""Logins under way: each in a sealed cookie of the browser that began it, each used once."""
+"""
+Logins under way: each in a sealed cookie of the browser that began it, each used once.
+
+Nothing of a login is kept here before its answer comes: however many are begun, by whomever, no state grows. What is
+kept then, for as long as its cookie could still be shown, is that it was used.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +13,11 @@ from hashlib import sha256
 from typing import Literal
 
 from coatcheck import base64url, codec
-from coatcheck.bff.once import UsedOnce
-from coatcheck.errors import SealBroken, UnknownSealKey
+from coatcheck.bff.once import UsedOnceByAll
+from coatcheck.coordination import ExpiringStore
+from coatcheck.errors import CoatcheckError, SealBroken, UnknownSealKey
 from coatcheck.oauth.authorize import AuthorizationTransaction
-from coatcheck.sessions.cookie import CookiePolicy, Cookies, delete_cookie, set_cookie
+from coatcheck.sessions.cookie import CookiePolicy, Cookies, SameSite, delete_cookie, set_cookie
 from coatcheck.sessions.seal import KeyRing
 
 LIFETIME = 15 * 60.0
@@ -31,6 +37,25 @@ TABS = 5.0
 
 _PURPOSE = "login transaction"
 _SECOND = ".2"
+_SILENT = ".silent"
+
+
+@dataclass(frozen=True, slots=True)
+class StepUp:
+    """
+    The session that a login is to strengthen: whose it is, and which one it is, where sessions can be looked up.
+
+    Whoever authenticates must be the same user, and the session must still be there: else somebody would complete, in
+    their own name, what somebody else had begun.
+    """
+
+    iss: str
+    sub: str
+    session_id: str | None
+
+
+class StepUpRefused(CoatcheckError):
+    """The login is good, but does not belong to the session that it was begun for. That session stays as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +64,7 @@ class LoginAttempt:
 
     transaction: AuthorizationTransaction
     prompt: str | None = None
+    step_up: StepUp | None = None
 
     @property
     def is_second(self) -> bool:
@@ -47,7 +73,24 @@ class LoginAttempt:
 
     def as_second(self) -> LoginAttempt:
         """The same, marked in its `state`: the only thing that comes back even from a browser without cookies."""
-        return replace(self, transaction=replace(self.transaction, state=self.transaction.state + _SECOND))
+        return self._marked(_SECOND)
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether this login goes on in a frame that nobody sees."""
+        return is_silent(self.transaction.state)
+
+    def as_silent(self) -> LoginAttempt:
+        """The same, marked in its `state`, so that even a lost answer is known to have come into a frame."""
+        return self._marked(_SILENT)
+
+    def _marked(self, mark: str) -> LoginAttempt:
+        return replace(self, transaction=replace(self.transaction, state=self.transaction.state + mark))
+
+
+def is_silent(state: str) -> bool:
+    """Whether *state* is, or pretends to be, that of a silent login."""
+    return state.endswith(_SILENT)
 
 
 WhyLost = Literal["no_cookie", "two_cookies", "unreadable", "expired", "consumed"]
@@ -69,11 +112,21 @@ _decode = codec.decoder(LoginAttempt).decode
 class LoginAttempts:
     """Seals attempts into correlation cookies, opens them for the callback, and remembers which were used."""
 
-    def __init__(self, ring: KeyRing, policy: CookiePolicy, *, issuer: str) -> None:
+    def __init__(
+        self,
+        ring: KeyRing,
+        policy: CookiePolicy,
+        *,
+        issuer: str,
+        shared: ExpiringStore,
+        same_site: SameSite = "Lax",
+    ) -> None:
         self._ring = ring.bound_to(policy.application_id)
         self._policy = policy
         self._issuer = issuer
-        self._used = UsedOnce(lifetime=LIFETIME)
+        self._used = UsedOnceByAll(shared, self._ring, purpose="used logins")
+        # Lax, because the answer comes as a navigation from another site; None, where it comes as a form from there.
+        self._same_site: SameSite = same_site
         self._answered_at = float("-inf")
 
     def remember(self, attempt: LoginAttempt, cookies: Cookies) -> list[bytes]:
@@ -82,9 +135,8 @@ class LoginAttempts:
         sealed = self._ring.seal(codec.encode(attempt), purpose=_PURPOSE, aad=self._aad(name))
         value = base64url.encode(sealed)
         surplus = self._surplus(cookies, room=MAX_BYTES - len(name) - len(value))
-        # Lax, because the answer comes as a navigation from another site.
-        kept = set_cookie(name, value, same_site="Lax", max_age=int(LIFETIME))
-        return [kept, *(delete_cookie(old, same_site="Lax") for old in surplus)]
+        kept = set_cookie(name, value, same_site=self._same_site, max_age=int(LIFETIME))
+        return [kept, *(delete_cookie(old, same_site=self._same_site) for old in surplus)]
 
     def recall(self, state: str, cookies: Cookies, *, now: float) -> LoginAttempt | LostLogin:
         """Find the attempt that this browser began with *state*. The state alone opens nothing."""
@@ -97,8 +149,6 @@ class LoginAttempts:
             return self._lost("unreadable", state, cookies)
         if not -CLOCK_SKEW <= now - attempt.transaction.created_at < LIFETIME:
             return self._lost("expired", state, cookies)
-        if state in self._used:
-            return self._lost("consumed", state, cookies)
         self._answered_at = now
         return attempt
 
@@ -114,19 +164,21 @@ class LoginAttempts:
             return None
         return now - began
 
-    def consume(self, attempt: LoginAttempt, cookies: Cookies, *, now: float) -> LostLogin | None:
+    async def consume(self, attempt: LoginAttempt, cookies: Cookies, *, now: float) -> LostLogin | None:
         """
-        Use *attempt* up, before anything is sent for it. Of requests that arrive together one gets None.
+        Use *attempt* up, before anything is sent for it. Of requests that arrive together, anywhere, one gets None.
 
-        This memory is this process's own; the cookie is deleted, and the authorization server takes a code once.
+        Raises:
+            StoreUnavailable: nobody can say whether it was used. It was not used up by this call, or not for sure.
         """
         state = attempt.transaction.state
-        return None if self._used.use(state, now=now) else self._lost("consumed", state, cookies)
+        until = attempt.transaction.created_at + LIFETIME + CLOCK_SKEW
+        return None if await self._used.use(state, now=now, until=until) else self._lost("consumed", state, cookies)
 
     def forget(self, state: str, cookies: Cookies) -> list[bytes]:
         """Return the `Set-Cookie` values that delete the cookie of *state*, if the browser has one."""
         name = self._name(state)
-        return [delete_cookie(name, same_site="Lax")] if cookies.presented(name) else []
+        return [delete_cookie(name, same_site=self._same_site)] if cookies.presented(name) else []
 
     def _name(self, state: str) -> str:
         return self._policy.login(base64url.encode(sha256(state.encode("utf-8", "replace")).digest()[:9]))

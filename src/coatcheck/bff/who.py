@@ -60,7 +60,7 @@ async def page_user(scope: MutableMapping[str, Any]) -> User:
         case "none":
             return await api_user(scope)
         case "foreign":
-            raise AnswerInstead(hop(_here(current)))
+            raise AnswerInstead(hop(here(current)))
         case _:
             try:
                 return await _user(current)
@@ -70,7 +70,7 @@ async def page_user(scope: MutableMapping[str, Any]) -> User:
 
 def to_login(current: CurrentRequest) -> Answer:
     """Send the browser to the login, and from there back to this page."""
-    return redirect(f"{current.settings.login_path}?{urlencode({'returnUrl': _here(current)})}")
+    return redirect(f"{current.settings.login_path}?{urlencode({'returnUrl': here(current)})}")
 
 
 async def _user(current: CurrentRequest) -> User:
@@ -81,7 +81,7 @@ async def _user(current: CurrentRequest) -> User:
     return user
 
 
-def _here(current: CurrentRequest) -> str:
+def here(current: CurrentRequest) -> str:
     """The address of this page, if it is one that a browser may be sent back to."""
     settings = current.settings
     query = bytes(current.scope["query_string"]).decode("ascii", "replace")

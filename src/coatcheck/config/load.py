@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from coatcheck.bff.login_options import LoginOptions
 from coatcheck.bff.public_url import PublicURL, parse_public_url
 from coatcheck.config.explain import explain, missing_key, prefixed, unknown_key
 from coatcheck.config.rules import GatewayConfig, problems_between
@@ -20,6 +21,7 @@ from coatcheck.config.words import (
     ClientWords,
     FileWords,
     FrontendWords,
+    LoginWords,
     PrivateKeyWords,
     ServerWords,
     SessionsWords,
@@ -98,10 +100,11 @@ class _Reader:
         self._secrets = replace(self._secrets, development=public_url is None or public_url.loopback)
         keys = self._noted(self._keys)
         clients = self._clients()
+        login = self._noted(self._login, "login")
         sessions = self._table("sessions", SessionsWords)
         apis = self._apis()
         frontend = self._table("frontend", FrontendWords) if "frontend" in self._document else None
-        if public_url is None or server is None or sessions is None or self.problems:
+        if public_url is None or server is None or login is None or sessions is None or self.problems:
             return None
         config = GatewayConfig(
             folder=self._folder,
@@ -109,6 +112,7 @@ class _Reader:
             keys=keys,
             server=server,
             clients=clients,
+            login=login,
             sessions=sessions,
             apis=apis,
             frontend=frontend,
@@ -217,6 +221,12 @@ class _Reader:
                 path="client_secret",
             )
         return Client(**written)
+
+    def _login(self) -> LoginOptions | None:
+        words = self._table("login", LoginWords)
+        if words is None:
+            return None
+        return LoginOptions(**{name: getattr(words, name) for name in LoginWords.__struct_fields__})
 
     def _private_key(self, words: PrivateKeyWords) -> PrivateKeyJWT:
         sources = {name: value for name in ("env", "file") if (value := getattr(words, name)) is not None}

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from coatcheck.bff.login_options import LoginOptions
 from coatcheck.bff.paths import RouteTable
 from coatcheck.bff.public_url import PublicURL
 from coatcheck.config.explain import prefixed
@@ -31,6 +32,7 @@ class GatewayConfig:
     server: ServerWords
     clients: Mapping[str, Client]
     """The registrations by name; `default` is the one that people log in with."""
+    login: LoginOptions
     sessions: SessionsWords
     apis: tuple[APIWords, ...]
     frontend: FrontendWords | None

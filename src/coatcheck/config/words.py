@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from coatcheck.config.values import Duration, Listen, Network, Secret, StorePlace
+from coatcheck.oauth.authorize import ResponseMode
 from coatcheck.tokens.values import TokenType
 
 
@@ -55,6 +56,16 @@ class ClientWords(Words, frozen=True, kw_only=True):
     unadvertised_iss: Literal["compare", "refuse"] = "compare"
     id_token_signed_response_alg: tuple[str, ...] | None = None
     rotation: str | None = None
+
+
+class LoginWords(Words, frozen=True, kw_only=True):
+    """`[login]`: what logins may be like; the words of `LoginOptions`."""
+
+    acr_values: tuple[str, ...] = ()
+    max_age: tuple[int, ...] = ()
+    response_mode: ResponseMode = "query"
+    silent: bool = False
+    third_party: bool = False
 
 
 class SessionsWords(Words, frozen=True, kw_only=True):
@@ -106,6 +117,7 @@ class FileWords(Words, frozen=True, kw_only=True):
     server: ServerWords = ServerWords()
     client: ClientWords
     clients: dict[str, ClientWords] = {}
+    login: LoginWords = LoginWords()
     sessions: SessionsWords = SessionsWords()
     api: tuple[APIWords, ...] = ()
     frontend: FrontendWords | None = None
@@ -120,7 +132,6 @@ LATER: dict[str, str] = {
     "frontchannel": "front-channel logout",
     "frontends": "more than one frontend",
     "par": "pushed authorization requests",
-    "silent_login": "silent login",
     "upstream_certificate": "client certificates for remote APIs",
     "websocket": "WebSocket",
 }

@@ -58,6 +58,7 @@ def create_bff(
         coordination=stores.coordination,
         lifetime=config.sessions.lifetime,
         idle_timeout=config.sessions.idle_timeout,
+        login=config.login,
         development=config.development,
         clock=clock,
         checkpoints=checkpoints,

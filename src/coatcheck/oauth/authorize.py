@@ -47,6 +47,8 @@ AUTHORIZATION_ERRORS: Final = frozenset(
 UNKNOWN_ERROR: Final = "unknown_error"
 """Stands for every `error` that no specification registers: what a browser sent never becomes a code of ours."""
 
+ResponseMode = Literal["query", "form_post"]
+
 _MAX_CODE = 8192
 _CODE = re.compile(r"[\x20-\x7e]+")
 _TOKENS = frozenset({"access_token", "id_token", "token_type", "refresh_token", "expires_in"})
@@ -74,6 +76,11 @@ class AuthorizationTransaction:
     """Hash of the ticket of the session that was alive when the login began."""
     scope: str
     max_age: int | None = None
+    """Seconds since the user was last authenticated, at most; the id_token must prove it."""
+    acr_values: str | None = None
+    """Of which the id_token must name one (a step-up). Those of the client's settings are a wish only."""
+    response_mode: ResponseMode = "query"
+    """How the answer must come, and in no other way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +99,16 @@ def new_transaction(
     now: float,
     scope: str | None = None,
     max_age: int | None = None,
+    acr_values: str | None = None,
+    response_mode: ResponseMode = "query",
     ticket_hash: str | None = None,
     token_bytes: Callable[[int], bytes] = secrets.token_bytes,
 ) -> AuthorizationTransaction:
     """
     Begin a login: fresh `state`, `nonce` and `code_verifier`, 256 bits each.
 
-    *scope* defaults to the client's; *max_age* (seconds) to the client's `authorization_params`.
+    *scope* defaults to the client's; *max_age* (seconds) to the client's `authorization_params`. With *acr_values* the
+    id_token must say that the user was authenticated in one of these ways (RFC 9470).
 
     Raises:
         ConfigurationError: *redirect_uri* is not https (http on loopback), or *scope* is malformed.
@@ -126,6 +136,8 @@ def new_transaction(
         ticket_hash=ticket_hash,
         scope=scope,
         max_age=max_age,
+        acr_values=acr_values,
+        response_mode=response_mode,
     )
 
 
@@ -137,14 +149,13 @@ def authorization_url(
     prompt: str | None = None,
     login_hint: str | None = None,
     ui_locales: str | None = None,
-    acr_values: str | None = None,
-    response_mode: Literal["form_post"] | None = None,
 ) -> str:
     """
     Build the URL that starts a login at the authorization server.
 
-    The keyword arguments are all that a browser may influence; each goes before the same name in the client's
-    `authorization_params`. PKCE is always used, with S256, also where the metadata does not mention it.
+    The keyword arguments, and `acr_values` and `max_age` of the transaction, are all that a browser may influence; each
+    goes before the same name in the client's `authorization_params`. PKCE is always used, with S256, also where the
+    metadata does not mention it.
 
     Raises:
         InvalidMetadata: no authorization endpoint, one that presets parameters of ours, or PKCE without S256.
@@ -159,6 +170,7 @@ def authorization_url(
         )
     endpoint = _authorization_endpoint(metadata)
     _require_s256(metadata)
+    acr_values = transaction.acr_values
     asked = {"prompt": prompt, "login_hint": login_hint, "ui_locales": ui_locales, "acr_values": acr_values}
     parameters: dict[str, str] = {
         **client.authorization_params,
@@ -175,8 +187,10 @@ def authorization_url(
         parameters["scope"] = transaction.scope
     if transaction.max_age is not None:
         parameters["max_age"] = str(transaction.max_age)
-    if response_mode is not None:
-        parameters["response_mode"] = response_mode
+    if (
+        transaction.response_mode != "query"
+    ):  # the default of response_type=code (OAuth 2.0 Multiple Response Types 2.1)
+        parameters["response_mode"] = transaction.response_mode
     query = urlencode([*parameters.items(), *(("resource", uri) for uri in client.resource)])
     return f"{endpoint}{'&' if '?' in endpoint else '?'}{query}"
 
@@ -191,13 +205,15 @@ def read_authorization_response(
     transaction: AuthorizationTransaction,
     metadata: Metadata,
     *,
+    arrived_by: ResponseMode = "query",
     unadvertised_iss: Literal["compare", "refuse"] = "compare",
 ) -> AuthorizationCode:
     """
     Check the answer at the redirect URI against the transaction that *this* browser began.
 
-    *query* is all parameters that arrived, in order, from query and form together. Nothing may be sent to a token
-    endpoint before this returns. An `iss` is compared whether or not the metadata announces it; *unadvertised_iss*
+    *query* is all parameters that arrived, in order, from query and form together; *arrived_by* says in which of them
+    they must have come, which is refused unless the login asked for it. Nothing may be sent to a token endpoint before
+    this returns. An `iss` is compared whether or not the metadata announces it; *unadvertised_iss*
     `"refuse"` (a setting of the client) discards answers with an `iss` that was not announced.
 
     Raises:
@@ -205,9 +221,13 @@ def read_authorization_response(
         OAuthError: the authorization server refused; `error` is one that a specification registers, or `unknown_error`.
             Safe to map to a page of your own; never show `error_description` unescaped.
 
-    RFC 6749 sections 3.1, 4.1.2 and 10.12, RFC 9207 section 2.4.
+    RFC 6749 sections 3.1, 4.1.2 and 10.12, RFC 9207 section 2.4, FAPI 2.0 Security Profile section 6.5.
     """
     parameters = _once_each(query)
+    if arrived_by != transaction.response_mode:
+        raise InvalidAuthorizationResponse(
+            f"the answer came by {arrived_by}, asked was response_mode {transaction.response_mode}"
+        )
     if metadata.issuer != transaction.issuer:
         raise InvalidAuthorizationResponse(
             f"the login began at {transaction.issuer!r}, but its answer is read for {metadata.issuer!r}"

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from coatcheck import base64url
-from coatcheck.errors import InvalidIDToken
+from coatcheck.errors import InsufficientAuthentication, InvalidIDToken
 from coatcheck.oauth.jwks import KeySet
 from coatcheck.oauth.jws import JWS, read_json
 from coatcheck.oauth.jwt import verify_jws
@@ -40,6 +40,7 @@ def verify_id_token(
     leeway: timedelta = LEEWAY,
     access_token: str | None = None,
     max_age: float | None = None,
+    acr_values: str | None = None,
 ) -> IDTokenClaims:
     """
     Verify an ID token and return its claims.
@@ -49,10 +50,11 @@ def verify_id_token(
     missing; compare such a token with the one of the login by `check_refreshed_id_token` as well.
 
     *now* and *max_age* are seconds. With *max_age*, `auth_time` must be there and recent enough. With *access_token*,
-    an `at_hash` must fit it.
+    an `at_hash` must fit it. With *acr_values* (space-separated), `acr` must be one of them.
 
     Raises:
         UnknownKey: the key set lacks the token's key: fetch the set once more.
+        InsufficientAuthentication: all is well, but `acr` or `auth_time` is not what was asked for.
         InvalidIDToken: a check failed; the message says which one.
         ValueError: a login without a nonce was asked for, which is a mistake of the caller.
 
@@ -68,6 +70,8 @@ def verify_id_token(
     _check_nonce(claims, nonce, required=at_login)
     if max_age is not None:
         _check_auth_time(claims, max_age=max_age, now=now, leeway=leeway.total_seconds())
+    if acr_values is not None:
+        _check_acr(claims, acr_values)
     if access_token is not None and "at_hash" in claims:
         _check_at_hash(claims["at_hash"], access_token, jws.alg)
     return claims
@@ -163,9 +167,16 @@ def _check_nonce(claims: Mapping[str, Any], expected: str | None, *, required: b
 def _check_auth_time(claims: Mapping[str, Any], *, max_age: float, now: float, leeway: float) -> None:
     age = now - _date(claims, "auth_time")
     if age > max_age + leeway:
-        raise InvalidIDToken(f"the user was authenticated {age:.0f} s ago, max_age is {max_age:.0f} s")
+        raise InsufficientAuthentication(f"the user was authenticated {age:.0f} s ago, max_age is {max_age:.0f} s")
     if age < -leeway:
         raise InvalidIDToken(f"auth_time is {-age:.0f} s in the future; {_CLOCK}")
+
+
+def _check_acr(claims: Mapping[str, Any], acr_values: str) -> None:
+    """A server may ignore `acr_values`, which are a wish; whoever rests a decision on them must look (RFC 9470 5)."""
+    acr = claims.get("acr")
+    if not isinstance(acr, str) or acr not in acr_values.split(" "):
+        raise InsufficientAuthentication(f"acr is {_shown(claims, 'acr')}, asked for was {acr_values!r}")
 
 
 def _check_at_hash(at_hash: object, access_token: str, alg: str) -> None:

@@ -69,6 +69,11 @@ class CookiePolicy:
         """Return the name of the correlation cookie of one login, told from the others by a hash of its `state`."""
         return f"{self.session}-login-{state_hash}"
 
+    @property
+    def logins(self) -> str:
+        """The name of the cookie that counts the logins of the last minute."""
+        return f"{self.session}-logins"
+
 
 class Cookies:
     """The cookies of one request. A name that occurs twice has no value: nobody can tell who planted which."""

@@ -10,12 +10,13 @@ from urllib.parse import urlencode, urlsplit
 from coatcheck.errors import InvalidIDToken, OAuthError
 from coatcheck.oauth.jws import parse_jws, read_json
 from coatcheck.oauth.messages import Request, Response
-from coatcheck.testing.login_pages import error_page, login_page, signed_out_page
+from coatcheck.testing.login_pages import error_page, form_post_page, login_page, signed_out_page
 from coatcheck.testing.registered_clients import RegisteredClient, RegisteredClients
 from coatcheck.testing.scripting import Script
 from coatcheck.testing.token_issuer import Grant, TokenIssuer
 
 SESSION_COOKIE = "test_authorization_server"
+RESPONSE_MODES = ["query", "form_post"]
 
 Parameters = Mapping[str, str]
 
@@ -33,7 +34,9 @@ class AuthorizationRequest:
     resource: tuple[str, ...]
     prompt: frozenset[str]
     max_age: float | None
+    acr_values: tuple[str, ...]
     login_hint: str | None
+    form_post: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +46,7 @@ class LoggedIn:
     sub: str
     sid: str
     auth_time: float
+    acr: str | None = None
 
 
 class AuthorizationEndpoint:
@@ -70,7 +74,8 @@ class AuthorizationEndpoint:
             if "none" in wanted.prompt and known is None:
                 raise OAuthError("login_required", "nobody is logged in here")
         except OAuthError as error:
-            return self._refuse(redirect_uri, parameters.get("state"), error)
+            by_form = parameters.get("response_mode") == "form_post"
+            return self._refuse(redirect_uri, parameters.get("state"), error, form_post=by_form)
         if known is not None:
             return self._allow(wanted, known, now=now)
         if self._script.behaviour.auto_login:
@@ -93,7 +98,7 @@ class AuthorizationEndpoint:
             return error_page("This login was finished already, or never begun.")
         if parameters.get("decision") != "allow":
             refused = OAuthError("access_denied", "the user cancelled the login")
-            return self._refuse(wanted.redirect_uri, wanted.state, refused)
+            return self._refuse(wanted.redirect_uri, wanted.state, refused, form_post=wanted.form_post)
         return self._log_in(wanted, parameters.get("username") or self._script.behaviour.username, now=now)
 
     def end_session(self, request: Request, parameters: Parameters) -> Response:
@@ -112,11 +117,14 @@ class AuthorizationEndpoint:
         known = self._logged_in.get(_cookie(request))
         if known is None or wanted.prompt & {"login", "select_account"}:
             return None
+        if wanted.acr_values and known.acr not in wanted.acr_values:
+            return None
         return known if wanted.max_age is None or now - known.auth_time <= wanted.max_age else None
 
     def _log_in(self, wanted: AuthorizationRequest, sub: str, *, now: float) -> Response:
         cookie = secrets.token_urlsafe(16)
-        known = self._logged_in[cookie] = LoggedIn(sub=sub, sid=secrets.token_urlsafe(16), auth_time=now)
+        acr = self._script.behaviour.acr or next(iter(wanted.acr_values), None)
+        known = self._logged_in[cookie] = LoggedIn(sub=sub, sid=secrets.token_urlsafe(16), auth_time=now, acr=acr)
         headers = {"set-cookie": f"{SESSION_COOKIE}={cookie}; Path=/; HttpOnly; SameSite=Lax"}
         return self._allow(wanted, known, now=now, headers=headers)
 
@@ -131,15 +139,16 @@ class AuthorizationEndpoint:
             resource=wanted.resource,
             nonce=wanted.nonce,
             auth_time=known.auth_time,
+            acr=known.acr,
         )
         code = self._tokens.issue_code(
             grant, redirect_uri=wanted.redirect_uri, code_challenge=wanted.code_challenge, now=now
         )
-        return self._answer(wanted.redirect_uri, {"code": code}, wanted.state, headers)
+        return self._answer(wanted.redirect_uri, {"code": code}, wanted.state, headers, form_post=wanted.form_post)
 
-    def _refuse(self, redirect_uri: str, state: str | None, error: OAuthError) -> Response:
+    def _refuse(self, redirect_uri: str, state: str | None, error: OAuthError, *, form_post: bool) -> Response:
         members = {"error": error.error, "error_description": error.error_description or ""}
-        return self._answer(redirect_uri, members, state)
+        return self._answer(redirect_uri, members, state, form_post=form_post)
 
     def _answer(
         self,
@@ -147,10 +156,16 @@ class AuthorizationEndpoint:
         members: dict[str, str],
         state: str | None,
         headers: Mapping[str, str] | None = None,
+        *,
+        form_post: bool,
     ) -> Response:
         members |= {"state": state} if state is not None else {}
         members |= {"iss": self._issuer} if self._script.behaviour.send_iss else {}
-        return _redirect(redirect_uri, self._script.tampered("authorization_response", members), headers or {})
+        members = self._script.tampered("authorization_response", members)
+        if form_post:
+            page = form_post_page(redirect_uri, members)
+            return Response(page.status, {**page.headers, **(headers or {})}, page.body)
+        return _redirect(redirect_uri, members, headers or {})
 
 
 def _checked(
@@ -159,8 +174,8 @@ def _checked(
     """Check what may be answered with a redirect: from here on the redirect URI can be trusted."""
     if parameters.get("response_type") != "code":
         raise OAuthError("unsupported_response_type", "only response_type=code is known here")
-    if parameters.get("response_mode", "query") != "query":
-        raise OAuthError("invalid_request", "only response_mode=query is known here")
+    if parameters.get("response_mode", "query") not in RESPONSE_MODES:
+        raise OAuthError("invalid_request", f"known here is response_mode={' or '.join(RESPONSE_MODES)}")
     if parameters.get("code_challenge_method") != "S256" or len(parameters.get("code_challenge", "")) != 43:
         raise OAuthError("invalid_request", "PKCE with S256 is required")
     max_age = parameters.get("max_age")
@@ -174,7 +189,9 @@ def _checked(
         resource=resource,
         prompt=frozenset(parameters.get("prompt", "").split()),
         max_age=float(max_age) if max_age is not None else None,
+        acr_values=tuple(parameters.get("acr_values", "").split()),
         login_hint=parameters.get("login_hint"),
+        form_post=parameters.get("response_mode") == "form_post",
     )
 
 

@@ -34,7 +34,7 @@ from coatcheck.testing.answers import (
     request_from_asgi,
     response_to_asgi,
 )
-from coatcheck.testing.authorization_endpoint import AuthorizationEndpoint
+from coatcheck.testing.authorization_endpoint import RESPONSE_MODES, AuthorizationEndpoint
 from coatcheck.testing.registered_clients import RegisteredClient, RegisteredClients, claimed_client_id
 from coatcheck.testing.scripting import Behaviour, Endpoint, LoggedRequest, Script
 from coatcheck.testing.serving import loopback_socket, serving_in_thread, socket_origin
@@ -215,7 +215,7 @@ class AuthorizationServerApp(Script):
             "revocation_endpoint": f"{self.issuer}/revoke",
             "end_session_endpoint": f"{self.issuer}/logout",
             "response_types_supported": ["code"],
-            "response_modes_supported": ["query"],
+            "response_modes_supported": RESPONSE_MODES,
             "grant_types_supported": GRANT_TYPES,
             "subject_types_supported": ["public"],
             "scopes_supported": ["openid", "profile", "email", "offline_access"],

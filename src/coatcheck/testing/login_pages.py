@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 
 from coatcheck.oauth.messages import Response
@@ -50,6 +51,18 @@ def login_page(*, issuer: str, action: str, transaction: str, client_id: str, sc
 <button name="decision" value="allow">Log in</button>
 <button class="quiet" name="decision" value="deny" formnovalidate>Cancel</button>
 </form>""",
+    )
+
+
+def form_post_page(redirect_uri: str, members: Mapping[str, str]) -> Response:
+    """Hand the answer over in a form (OAuth 2.0 Form Post Response Mode). Other servers press the button themselves."""
+    fields = "".join(
+        f'<input type="hidden" name="{escape(name)}" value="{escape(value)}">' for name, value in members.items()
+    )
+    return _page(
+        "Go on",
+        f"""<h1>Logged in</h1>
+<form method="post" action="{escape(redirect_uri)}">{fields}<button>Go on to the application</button></form>""",
     )
 
 

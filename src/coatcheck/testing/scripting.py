@@ -58,6 +58,8 @@ class Behaviour:
     """Put `iss` into authorization responses, and say so in the metadata (RFC 9207)."""
     auto_login: bool = False
     """Redirect at once, as `username`, in place of showing the login page. Browsers treat cookies differently then."""
+    acr: str | None = None
+    """How users authenticate, whatever is asked for. None: in the first way of the `acr_values` of the request."""
     username: str = "demo"
     """Stands in the login page's field; the `sub` of whoever logs in is what was typed there."""
     claims: dict[str, Any] = field(default_factory=dict)

@@ -83,5 +83,6 @@ class TokenEndpoint:
             **self.user_claims(token),
         }
         claims |= {"nonce": grant.nonce} if grant.nonce is not None else {}
+        claims |= {"acr": grant.acr} if grant.acr is not None else {}
         header = self._script.tampered("id_token_header", {"alg": key.alg, "kid": key.kid, "typ": "JWT"})
         return self._keys.sign(self._script.tampered("id_token", claims), header)

@@ -25,6 +25,7 @@ class Grant:
     auth_time: float
     resource: tuple[str, ...] = ()
     nonce: str | None = None
+    acr: str | None = None
     ended: bool = False
 
 

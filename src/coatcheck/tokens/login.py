@@ -34,6 +34,7 @@ async def redeem(endpoint: TokenEndpoint, code: AuthorizationCode, transaction: 
             access_token=answer.access_token,
             at_login=True,
             max_age=transaction.max_age,
+            acr_values=transaction.acr_values,
         )
     token = UserToken(
         access_token=answer.access_token,
