@@ -152,6 +152,21 @@ def test_the_command_line_speaks_before_the_file(folder: Path) -> None:
     assert (config.server.listen.port, config.server.workers) == (9999, 2)
 
 
+@pytest.mark.spec("HDR-06")
+@pytest.mark.parametrize(
+    ("line", "policy"),
+    [
+        ("", timedelta(days=30)),
+        ('hsts = "7d"', timedelta(days=7)),
+        ('hsts = "off"', None),
+        ('hsts = "max-age=0"', "max-age=0"),
+        ('hsts = "max-age=63072000; includeSubDomains"', "max-age=63072000; includeSubDomains"),
+    ],
+)
+def test_how_long_browsers_shall_use_https_only(folder: Path, line: str, policy: object) -> None:
+    assert load(folder, WHOLE.replace("workers = 2", line)).server.hsts.policy == policy
+
+
 def test_the_url_of_a_store_comes_from_where_secrets_are(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://shop:hush@db.internal:5432/shop?sslmode=require")
     (folder / "redis.url").write_text("rediss://:hush@cache.internal/0\n")
@@ -318,6 +333,7 @@ WRONG: dict[str, tuple[str, str, str]] = {
         "sessions.idle_timeout: ",
         'expected a duration such as "30s", "5m" or "8h", not \'90 minutes\'',
     ),
+    "hsts": (WHOLE.replace("workers = 2", "hsts = false"), "server.hsts: ", 'expected "off", a duration such as "30d"'),
     "duration without a unit": (WHOLE.replace('"1.5s"', "30"), "api[1].timeout: ", "expected a duration"),
     "idle time beyond the lifetime": (
         WHOLE.replace('"90m"', '"13h"'),

@@ -6,19 +6,12 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from coatcheck.bff.problems import Headers, Problem, Send, problem_body, problem_headers
+from coatcheck.bff.own_headers import OURS, Headers, Send
+from coatcheck.bff.problems import Problem, problem_body, problem_headers
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-PRIVATE: Headers = (
-    (b"cache-control", b"no-store"),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-)
-"""What every answer of our own carries: nobody keeps it, guesses at it, or embeds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +45,13 @@ class AnswerInstead(Exception):
 
 def redirect(location: str, *, status: int = 302) -> Answer:
     """Send the browser to *location*: a checked return URL, or a URL made by us. 303 after a POST."""
-    return Answer(status, (*PRIVATE, (b"location", location.encode("ascii")), (b"content-length", b"0")))
+    return Answer(status, (*OURS, (b"location", location.encode("ascii")), (b"content-length", b"0")))
 
 
 def json_answer(body: bytes, *, status: int = 200) -> Answer:
     """Answer with JSON that depends on the cookie."""
     headers = (
-        *PRIVATE,
+        *OURS,
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
         (b"vary", b"cookie"),

@@ -21,6 +21,7 @@ from coatcheck.bff.login_loop import LoginLoop
 from coatcheck.bff.login_options import LoginOptions
 from coatcheck.bff.logout import Logout, LogoutLink
 from coatcheck.bff.middleware import ANSWERED_ERRORS, BFFMiddleware, Desk, Endpoint, answer_for
+from coatcheck.bff.own_headers import hsts_header
 from coatcheck.bff.paths import RouteTable
 from coatcheck.bff.problems import logger
 from coatcheck.bff.proxy import RemoteAPI
@@ -69,8 +70,8 @@ class BFF:
     *user_token_store* keeps them elsewhere than in the session. *http_clients* replaces clients by name
     (`BACK_CHANNEL_HTTP_CLIENT`), *client_assertions* signs in place of a key. *anonymous_user_status* 200 makes
     `/bff/user` answer `null` instead of 401. *login* has what logins may ask for, and silent and third-party logins.
-    *development* False forbids development mode on localhost. *clock*,
-    *checkpoints*, *lease_times* and *forwarder* are for tests.
+    *hsts* is how long browsers shall use https only (30 days), a whole value, or None. *development* False forbids
+    development mode on localhost. *clock*, *checkpoints*, *lease_times* and *forwarder* are for tests.
 
     Raises:
         ConfigurationError: the settings cannot work; the message names the setting and says what to do.
@@ -99,6 +100,7 @@ class BFF:
         path_prefix: str = "/bff",
         anonymous_user_status: Literal[401, 200] = 401,
         login: LoginOptions = LoginOptions(),  # noqa: B008  # a frozen value
+        hsts: timedelta | str | None = timedelta(days=30),
         development: bool | None = None,
         clock: Clock = SYSTEM_CLOCK,
         checkpoints: Checkpoints = no_checkpoint,
@@ -127,6 +129,7 @@ class BFF:
             path_prefix=path_prefix,
             anonymous_user_status=anonymous_user_status,
             login=login,
+            hsts=hsts,
             clock=clock,
         )
         self._forwarder = forwarder if forwarder is not None else PyreqwestForwarder()
@@ -326,6 +329,7 @@ def _settings(
     path_prefix: str,
     anonymous_user_status: int,
     login: LoginOptions,
+    hsts: timedelta | str | None,
     clock: Clock,
 ) -> Settings:
     url = parse_public_url(public_url)
@@ -356,6 +360,7 @@ def _settings(
         endpoints=path_prefix,
         anonymous_user_status=anonymous_user_status,
         login=login,
+        hsts=hsts_header(hsts, url),
         clock=clock,
     )
 

@@ -19,8 +19,9 @@ from coatcheck.bff.answers import Answer, AnswerInstead, ASGIApp, Receive, Scope
 from coatcheck.bff.current import SCOPE_KEY, CurrentRequest
 from coatcheck.bff.form import SenderLeft, read_form
 from coatcheck.bff.gate import keep_to_loopback, refuse_two_readings
+from coatcheck.bff.own_headers import Send, with_hsts
 from coatcheck.bff.paths import RouteTable, canonical_path
-from coatcheck.bff.problems import ENDS_THE_SESSION, EXPECTED, Problem, Send, log_problem, logger, problem, problem_for
+from coatcheck.bff.problems import ENDS_THE_SESSION, EXPECTED, Problem, log_problem, logger, problem, problem_for
 from coatcheck.bff.proxy import RemoteAPI
 from coatcheck.bff.refusals import Refused
 from coatcheck.bff.settings import Settings
@@ -82,6 +83,8 @@ class BFFMiddleware:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         desk = self._desk
         settings = desk.settings
+        if settings.hsts:
+            send = with_hsts(send, settings.hsts)
         whole_path = canonical_path(_raw_path(scope))
         if whole_path is None:
             return await self._refuse(scope, receive, send, problem("path_refused"), *_AMBIGUOUS)

@@ -6,28 +6,52 @@ import base64
 import hashlib
 from html import escape
 
-from coatcheck.bff.answers import PRIVATE, Answer
-from coatcheck.bff.problems import Problem, problem_headers
+from coatcheck.bff.answers import Answer
+from coatcheck.bff.own_headers import PRIVATE, SHOWN, Headers, content_security_policy
+from coatcheck.bff.problems import Problem, marks, printable
 
 _STYLE = """
-:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
-body { margin: 0; min-height: 100vh; display: grid; place-items: center; background: Canvas; color: CanvasText; }
-main { max-width: 34rem; margin: 2rem; }
-h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .75rem; }
-p { margin: 0 0 1rem; }
-a { display: inline-block; padding: .5rem 1.25rem; border-radius: .5rem; background: #1f5f5b; color: #fff;
-    text-decoration: none; font-weight: 600; }
-a:focus-visible { outline: 3px solid #e0a526; outline-offset: 2px; }
-aside { border-left: 4px solid #e0a526; padding: .25rem 0 .25rem 1rem; margin: 0 0 1.25rem; overflow-wrap: anywhere; }
-aside p { margin: 0 0 .5rem; }
-small { display: block; margin-top: 1.5rem; opacity: .7; font-family: ui-monospace, monospace; }
+:root { color-scheme: light dark; --page: #f4f2ee; --card: #fffefc; --text: #23211e; --quiet: #6b655d; --line: #ddd8cf;
+  --soft: #efece6; --accent: #1f5f57; --on-accent: #fff; --warn: #a8651b; }
+@media (prefers-color-scheme: dark) {
+  :root { --page: #161513; --card: #201e1b; --text: #ece8e1; --quiet: #a59e93; --line: #37332e;
+    --soft: #2a2723; --accent: #7cc4b8; --on-accent: #10231f; --warn: #dfa55d; }
+}
+* { box-sizing: border-box; }
+body { margin: 0; min-height: 100vh; display: grid; align-items: center; justify-items: center; padding: 1rem;
+  background: var(--page); color: var(--text); font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", sans-serif; }
+main { width: 100%; max-width: 35rem; padding: clamp(1.5rem, 6vw, 2.5rem); background: var(--card);
+  border: 1px solid var(--line); border-radius: 16px; overflow-wrap: anywhere; }
+svg { display: block; width: 2rem; height: 2rem; margin: 0 0 1.25rem -.15rem; fill: none; stroke: var(--accent);
+  stroke-width: 2.6; stroke-linecap: round; stroke-linejoin: round; }
+h1 { margin: 0; font-size: clamp(1.5rem, 5vw, 1.9rem); font-weight: 680; line-height: 1.15; letter-spacing: -.025em;
+  text-wrap: balance; }
+p { margin: .75rem 0 0; color: var(--quiet); text-wrap: pretty; }
+.button { display: inline-block; margin-top: 1.6rem; padding: .68rem 1.35rem; border-radius: 10px; font-weight: 600;
+  line-height: 1.2; text-decoration: none; background: var(--accent); color: var(--on-accent); }
+.button:hover { filter: brightness(1.08); }
+.button:focus-visible { outline: 2px solid var(--accent); outline-offset: 3px; }
+dl { margin: 1.6rem 0 0; padding: 1.1rem 1.25rem; border-left: 3px solid var(--warn); border-radius: 3px 10px 10px 3px;
+  background: var(--soft); font-size: .95rem; }
+dt { color: var(--warn); font-size: .82rem; font-weight: 600; }
+dd { margin: .1rem 0 .9rem; }
+dd:last-child { margin-bottom: 0; }
+footer { margin-top: 1.9rem; padding-top: 1rem; border-top: 1px solid var(--line); color: var(--quiet);
+  font-size: .85rem; }
+code { display: block; margin-top: .2rem; color: var(--text); user-select: all; -webkit-user-select: all;
+  font: .82rem/1.6 ui-monospace, "SF Mono", "Cascadia Mono", Menlo, monospace; }
+.passing { background: Canvas; }
+.passing .button { visibility: hidden; animation: late 0s 2s forwards; }
+@keyframes late { to { visibility: visible; } }
 """
 
-_CLOSED = b"default-src 'none'; frame-ancestors 'none'; base-uri 'none'"
-_STYLED = (
-    b"default-src 'none'; style-src 'sha256-"
-    + base64.b64encode(hashlib.sha256(_STYLE.encode()).digest())
-    + b"'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+_STYLED = content_security_policy(
+    f"style-src 'sha256-{base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()}'"
+)
+
+_HANGER = (
+    '<svg viewBox="0 0 32 32" aria-hidden="true"><path d="M12.6 8.2a3.4 3.4 0 1 1 5 3c-1 .6-1.6 1.2-1.6 2.3v.9"/>'
+    '<path d="M16 14.4 4 22.2c-1.6 1.1-.9 3.4 1 3.4h22c1.9 0 2.6-2.3 1-3.4z"/></svg>'
 )
 
 
@@ -36,16 +60,18 @@ def hop(url: str, *, status: int = 200) -> Answer:
     Send the browser to *url* as a navigation that our own origin started, without script.
 
     A redirect would carry on the navigation that the authorization server's page began, and the browser would withhold
-    the Strict cookie from it. The body is empty, so that nothing flashes.
+    the Strict cookie from it. Nothing is seen of this page, so that nothing flashes; only where a browser does not
+    refresh by itself, as some can be told, a link appears after two seconds.
     """
     target = escape(url, quote=True)
-    html = f'<!doctype html><title>&hellip;</title><meta http-equiv="refresh" content="0;url={target}">'
-    return _page(status, html, _CLOSED)
+    refresh = f'<meta http-equiv="refresh" content="0;url={target}">'
+    body = f'<body class="passing"><a class="button" href="{target}">Continue</a></body>'
+    return _page(status, _document("\u2026", refresh, body), _STYLED)
 
 
 def message_page(title: str, text: str, *, link: tuple[str, str] | None = None, status: int = 200) -> Answer:
-    """Say something to a person. *link* is (address, words)."""
-    return _page(status, _document(title, [f"<p>{escape(text)}</p>", _anchor(link)]), _STYLED)
+    """Say or ask something to a person. *link* is (address, words), and looks like a button."""
+    return _page(status, _card(title, [_paragraph(text), _button(link)]), (*_STYLED, *SHOWN))
 
 
 def problem_page(
@@ -59,46 +85,58 @@ def problem_page(
     """
     Refuse a navigation with a page. *hint* tells the user what may help; *reason* (cause, remedy) is for the developer
     and is given in development mode only.
+
+    The code and the trace id, which lead to the line in the log, are selected together by one click.
     """
-    parts = [f"<p>{escape(hint)}</p>" if hint else ""]
-    if reason is not None:
-        cause, remedy = reason
-        parts.append(f"<aside><p>{escape(cause)}</p><p>{escape(remedy)}</p></aside>")
-    parts += [_anchor(link), f"<small>{escape(problem.code)} &middot; {escape(trace_id)}</small>"]
-    answer = _page(problem.status, _document(problem.title, parts), _STYLED)
-    ours = problem_headers(problem, content_type=b"", length=0)
-    extra = tuple(line for line in ours if line[0] in (b"coatcheck-error", b"retry-after"))
-    return Answer(answer.status, (*answer.headers, *extra), answer.body)
+    parts = [_paragraph(hint), _reason(reason), _button(link)]
+    parts.append(
+        f"<footer>If you ask for help, quote this:<code>{escape(problem.code)} {escape(trace_id)}</code></footer>"
+    )
+    return _page(problem.status, _card(problem.title, parts), (*_STYLED, *SHOWN, *marks(problem)))
 
 
 def framed_page(html: str, *, script: bytes) -> Answer:
     """A page that only pages of our own may frame, with the one script whose SHA-256 (in base64) is *script*."""
-    policy = b"default-src 'none'; script-src 'sha256-" + script + b"'; frame-ancestors 'self'; base-uri 'none'"
+    policy = content_security_policy(f"script-src 'sha256-{script.decode()}'", framed_by="'self'")
     answer = _page(200, html, policy)
     headers = tuple((name, b"SAMEORIGIN" if name == b"x-frame-options" else value) for name, value in answer.headers)
     return Answer(answer.status, headers, answer.body)
 
 
-def _document(title: str, parts: list[str]) -> str:
-    heading = escape(title)
+def _card(title: str, parts: list[str]) -> str:
+    return _document(title, "", f"<body><main>{_HANGER}<h1>{escape(title)}</h1>{''.join(parts)}</main></body>")
+
+
+def _document(title: str, head: str, body: str) -> str:
     return (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{heading}</title><style>{_STYLE}</style><main><h1>{heading}</h1>{''.join(parts)}</main></html>"
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{escape(title)}</title>{head}<style>{_STYLE}</style></head>{body}</html>"
     )
 
 
-def _anchor(link: tuple[str, str] | None) -> str:
-    return f'<p><a href="{escape(link[0], quote=True)}">{escape(link[1])}</a></p>' if link else ""
+def _paragraph(text: str) -> str:
+    return f"<p>{escape(text)}</p>" if text else ""
 
 
-def _page(status: int, html: str, policy: bytes) -> Answer:
+def _button(link: tuple[str, str] | None) -> str:
+    return f'<a class="button" href="{escape(link[0], quote=True)}">{escape(link[1])}</a>' if link else ""
+
+
+def _reason(reason: tuple[str, str] | None) -> str:
+    if reason is None:
+        return ""
+    cause, remedy = (escape(printable(text)) for text in reason)
+    return f"<dl><dt>Why (shown in development mode only)</dt><dd>{cause}</dd><dt>What to do</dt><dd>{remedy}</dd></dl>"
+
+
+def _page(status: int, html: str, more: Headers) -> Answer:
     body = html.encode()
     headers = (
         *PRIVATE,
         (b"content-type", b"text/html; charset=utf-8"),
         (b"content-length", b"%d" % len(body)),
-        (b"content-security-policy", policy),
-        (b"x-frame-options", b"DENY"),
+        *more,
     )
     return Answer(status, headers, body)

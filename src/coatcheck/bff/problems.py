@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from math import ceil
-from typing import Any
 
 from coatcheck import codec
+from coatcheck.bff.own_headers import OURS, Headers, Send
 from coatcheck.errors import (
     CoatcheckError,
     LoginRequired,
@@ -20,9 +20,6 @@ from coatcheck.errors import (
     TransportError,
     UnknownSealKey,
 )
-
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Headers = tuple[tuple[bytes, bytes], ...]
 
 logger = logging.getLogger("coatcheck")
 
@@ -148,18 +145,16 @@ def problem_body(problem: Problem, *, trace_id: str) -> bytes:
 
 
 def problem_headers(problem: Problem, *, content_type: bytes, length: int) -> list[tuple[bytes, bytes]]:
-    """The header lines of a refusal: never cached, never sniffed, and recognisable as ours."""
-    headers = [
-        (b"content-type", content_type),
-        (b"content-length", b"%d" % length),
-        (b"cache-control", b"no-store"),
-        (b"x-content-type-options", b"nosniff"),
-        (ERROR_HEADER, problem.code.encode("ascii")),
-        *problem.headers,
-    ]
-    if problem.retry_after is not None:
-        headers.append((b"retry-after", b"%d" % max(1, ceil(problem.retry_after.total_seconds()))))
-    return headers
+    """The header lines of a refusal that is no page: those of every answer of ours, and its marks."""
+    return [*OURS, (b"content-type", content_type), (b"content-length", b"%d" % length), *marks(problem)]
+
+
+def marks(problem: Problem) -> Headers:
+    """The header lines by which a refusal is recognised as ours, and those that it brings itself."""
+    lines = ((ERROR_HEADER, problem.code.encode("ascii")), *problem.headers)
+    if problem.retry_after is None:
+        return lines
+    return (*lines, (b"retry-after", b"%d" % max(1, ceil(problem.retry_after.total_seconds()))))
 
 
 async def send_problem(send: Send, problem: Problem, *, trace_id: str, set_cookies: list[bytes] | None = None) -> None:

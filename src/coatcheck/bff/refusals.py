@@ -7,8 +7,9 @@ from dataclasses import replace
 from coatcheck.bff.answers import Answer, problem_answer
 from coatcheck.bff.current import CurrentRequest
 from coatcheck.bff.diagnosis import Diagnosis
+from coatcheck.bff.own_headers import Headers
 from coatcheck.bff.pages import problem_page
-from coatcheck.bff.problems import Headers, log_problem, problem, sentence
+from coatcheck.bff.problems import log_problem, problem, sentence
 
 _HINTS = {
     "login_lost": "Please start again. If this keeps happening, allow cookies for this site.",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from coatcheck.bff.csrf import CSRFRules
 from coatcheck.bff.login_options import LoginOptions
+from coatcheck.bff.own_headers import Headers
 from coatcheck.bff.public_url import PublicURL
 from coatcheck.clock import SYSTEM_CLOCK, Clock
 from coatcheck.sessions.cookie import CookiePolicy
@@ -17,7 +18,8 @@ class Settings:
     *endpoints* is the path under which login, logout and the others stand (`/bff`), inside the path of *public_url*.
 
     *development*: `public_url` is on loopback; then reasons stand on error pages, `/bff/diagnostics` answers, and
-    requests that did not arrive at a loopback address are refused. *issuer* and *client_id* are for messages.
+    requests that did not arrive at a loopback address are refused. *issuer* and *client_id* are for messages. *hsts*
+    is the header line that every answer carries, if any.
     """
 
     public_url: PublicURL
@@ -29,6 +31,7 @@ class Settings:
     endpoints: str = "/bff"
     anonymous_user_status: int = 401
     login: LoginOptions = field(default_factory=LoginOptions)
+    hsts: Headers = ()
     clock: Clock = field(default=SYSTEM_CLOCK, repr=False)
 
     @property

@@ -15,7 +15,7 @@ from coatcheck.bff.login_options import LoginOptions
 from coatcheck.bff.public_url import PublicURL, parse_public_url
 from coatcheck.config.explain import explain, missing_key, prefixed, unknown_key
 from coatcheck.config.rules import GatewayConfig, problems_between
-from coatcheck.config.values import Duration, Listen, Network, Secret, SecretReader, StorePlace
+from coatcheck.config.values import HSTS, Duration, Listen, Network, Secret, SecretReader, StorePlace
 from coatcheck.config.words import (
     APIWords,
     ClientWords,
@@ -142,6 +142,7 @@ class _Reader:
     def _decode(self, type_: type, value: object) -> object:
         readers: dict[object, Callable[[object], object]] = {
             Duration: Duration.read,
+            HSTS: HSTS.read,
             Listen: Listen.read,
             Network: Network.read,
             Secret: self._secrets.read,

@@ -15,6 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from coatcheck.bff.own_headers import HSTS_VALUE
 from coatcheck.bff.public_url import is_loopback
 from coatcheck.errors import ConfigurationError
 from coatcheck.stores.urls import StoreURL
@@ -36,6 +37,28 @@ class Duration(timedelta):
         if not 0 < seconds <= 366 * 86400:
             raise ValueError(f"expected a duration between 1ms and 366d, not {value!r}")
         return cls(seconds=seconds)
+
+
+class HSTS:
+    """`"30d"`, `"off"`, or a whole value such as `"max-age=31536000; includeSubDomains"`."""
+
+    __slots__ = ("policy",)
+
+    def __init__(self, policy: timedelta | str | None) -> None:
+        self.policy: timedelta | str | None = policy
+
+    @classmethod
+    def read(cls, value: object) -> HSTS:
+        """Raise ValueError for what is none of these."""
+        if value == "off":
+            return cls(None)
+        if isinstance(value, str) and HSTS_VALUE.fullmatch(value):
+            return cls(value)
+        try:
+            return cls(Duration.read(value))
+        except ValueError:
+            message = 'expected "off", a duration such as "30d", or "max-age=31536000; includeSubDomains", not '
+            raise ValueError(message + _shown(value)) from None
 
 
 class Listen:

@@ -7,11 +7,12 @@ about it elsewhere learns that it is not there yet.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Literal
 
 import msgspec
 
-from coatcheck.config.values import Duration, Listen, Network, Secret, StorePlace
+from coatcheck.config.values import HSTS, Duration, Listen, Network, Secret, StorePlace
 from coatcheck.oauth.authorize import ResponseMode
 from coatcheck.tokens.values import TokenType
 
@@ -26,6 +27,7 @@ class ServerWords(Words, frozen=True, kw_only=True):
     listen: Listen = Listen("127.0.0.1", 8080)
     workers: int = 1
     trusted_proxies: tuple[Network, ...] = ()
+    hsts: HSTS = HSTS(timedelta(days=30))
 
 
 class PrivateKeyWords(Words, frozen=True, kw_only=True):

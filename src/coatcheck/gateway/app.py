@@ -9,7 +9,8 @@ from pathlib import Path
 from coatcheck.bff.answers import Answer, ASGIApp, Receive, Scope
 from coatcheck.bff.app import BFF
 from coatcheck.bff.keys import DEVELOPMENT_FOLDER, development_key
-from coatcheck.bff.problems import Send, problem, send_problem
+from coatcheck.bff.own_headers import OURS, Send
+from coatcheck.bff.problems import problem, send_problem
 from coatcheck.clock import SYSTEM_CLOCK, Clock
 from coatcheck.config import APIWords, GatewayConfig
 from coatcheck.config.explain import prefixed
@@ -21,7 +22,7 @@ from coatcheck.telemetry import trace_id
 from coatcheck.tokens.retrievers import AccessTokenRetriever, CachedAccessTokenRetriever, TokenExchangeRetriever
 from coatcheck.tokens.sending import Checkpoints, no_checkpoint
 
-HEALTHY = Answer(200, ((b"content-type", b"text/plain"), (b"cache-control", b"no-store")), b"ok\n")
+HEALTHY = Answer(200, (*OURS, (b"content-type", b"text/plain")), b"ok\n")
 
 
 def create_app(
@@ -59,6 +60,7 @@ def create_bff(
         lifetime=config.sessions.lifetime,
         idle_timeout=config.sessions.idle_timeout,
         login=config.login,
+        hsts=config.server.hsts.policy,
         development=config.development,
         clock=clock,
         checkpoints=checkpoints,

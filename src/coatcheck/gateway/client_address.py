@@ -12,7 +12,7 @@ import ipaddress
 from collections.abc import Container, Sequence
 
 from coatcheck.bff.answers import ASGIApp, Receive, Scope
-from coatcheck.bff.problems import Send
+from coatcheck.bff.own_headers import Send
 
 
 class ClientAddress:

@@ -18,7 +18,8 @@ from urllib.parse import unquote_to_bytes
 
 from coatcheck.bff.answers import Receive, Scope
 from coatcheck.bff.current import SCOPE_KEY
-from coatcheck.bff.problems import Send, problem, send_problem
+from coatcheck.bff.own_headers import Send
+from coatcheck.bff.problems import problem, send_problem
 from coatcheck.telemetry import trace_id
 
 CHUNK = 256 * 1024
