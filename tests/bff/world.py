@@ -93,11 +93,14 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 
 
 class FragileStore(MemoryStore):
-    """A store that a test can break."""
+    """A store that a test can break, and that counts."""
 
     broken = False
+    loads = 0
+    """How often a session was looked up."""
 
     async def load(self, key: bytes) -> SessionRow | None:
+        self.loads += 1
         self._fail()
         return await super().load(key)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from coatcheck.bff.answers import Answer, ASGIApp
 from coatcheck.bff.arrival import Arrival
 from coatcheck.bff.callback import Callback
-from coatcheck.bff.csrf import CSRFRules
+from coatcheck.bff.csrf import CSRFRules, Protection
 from coatcheck.bff.diagnostics import Diagnostics
 from coatcheck.bff.events import BFFEvents
 from coatcheck.bff.forwarder import Forwarder, PyreqwestForwarder
@@ -160,28 +160,30 @@ class BFF:
         arrival = Arrival(settings, tokens, all_sessions, save_tokens=save_tokens, events=events)
         link, logged_out = LogoutLink(settings, ring), LoggedOut(settings, ring)
         logout = Logout(settings, tokens, all_sessions, link, logged_out, loop)
+        user = UserEndpoint(settings, link, tokens if save_tokens or user_token_store else None)
         by_form = settings.login.response_mode == "form_post"
         endpoints = {
             "/login": Endpoint(
                 Login(settings, start, attempts, loop),
-                methods=("GET", "POST") if settings.login.third_party else ("GET",),
+                dict.fromkeys(("GET", "POST") if settings.login.third_party else ("GET",), Protection.LOGIN),
                 reads_form=True,
             ),
             "/callback": Endpoint(
                 Callback(settings, server, attempts, arrival, loop),
-                methods=("GET", "POST") if by_form else ("GET",),
+                dict.fromkeys(("GET", "POST") if by_form else ("GET",), Protection.TRANSACTION),
                 hides_query=True,
                 reads_form=True,
             ),
-            "/logout": Endpoint(logout, methods=("GET", "POST"), hides_query=True),
-            "/logged-out": Endpoint(logged_out, hides_query=True),
-            "/user": Endpoint(UserEndpoint(settings, link, tokens if save_tokens or user_token_store else None)),
+            "/logout": Endpoint(logout, {"GET": Protection.SID, "POST": Protection.HEADER}, hides_query=True),
+            "/logged-out": Endpoint(logged_out, {"GET": Protection.NO_SESSION}, hides_query=True),
+            "/user": Endpoint(user, {"GET": Protection.HEADER}),
         }
         if settings.login.silent:
-            endpoints["/silent-login"] = Endpoint(SilentLogin(settings, start))
-            endpoints["/silent-login-callback"] = Endpoint(SilentLoginCallback())
+            endpoints["/silent-login"] = Endpoint(SilentLogin(settings, start), {"GET": Protection.LOGIN})
+            endpoints["/silent-login-callback"] = Endpoint(SilentLoginCallback(), {"GET": Protection.NO_SESSION})
         if settings.development:
-            endpoints["/diagnostics"] = Endpoint(Diagnostics(settings, tokens, self._remote_apis.paths))
+            diagnostics = Diagnostics(settings, tokens, self._remote_apis.paths)
+            endpoints["/diagnostics"] = Endpoint(diagnostics, {"GET": Protection.NAVIGATION})
             logger.info("development mode: register the redirect URI %s at %s", settings.redirect_uri, client.issuer)
         self._desk = Desk(
             settings,

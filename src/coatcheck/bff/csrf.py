@@ -4,10 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Literal, NamedTuple
 
 Verdict = Literal["csrf_header_missing", "cross_site"]
 """The code of a refusal: its own page forgot the header, or another site asks."""
+
+
+class Protection(Enum):
+    """
+    Why another site gets nothing done by sending a browser to an endpoint of ours. Each method of each has one.
+
+    `tests/bff/test_inventory.py` tries them all, and holds each to what it says here.
+    """
+
+    HEADER = "only a script of our own page gets through, by the CSRF header"
+    NAVIGATION = "only somebody who opens it here does, or a script of our own page"
+    SID = "it does nothing without the keyed `sid` of the session that would end"
+    LOGIN = "it begins a login and nothing else; the session is looked at, and stays as it is"
+    TRANSACTION = "it does nothing without the sealed cookie of a login under way and the `state` that fits"
+    NO_SESSION = "it never asks who the user is"
+
+    @property
+    def exempts(self) -> bool:
+        """Whether the endpoint may see the session without a check of ours, because it brings its own proof."""
+        return self in (Protection.SID, Protection.LOGIN)
 
 
 @dataclass(frozen=True, slots=True)

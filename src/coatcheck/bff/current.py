@@ -37,6 +37,7 @@ class CurrentRequest:
         "_set_cookies",
         "_trace_id",
         "is_page",
+        "may_be_exempt",
         "path",
         "scope",
         "sessions",
@@ -51,6 +52,8 @@ class CurrentRequest:
         self.sessions = sessions
         self.is_page = False
         """Whether a page is being made for the user: then a login can begin by itself."""
+        self.may_be_exempt = False
+        """Whether the endpoint that is asked for brings its own proof: its `Protection` says so, nothing else can."""
         self._checked = False
         self._claims: csrf.Claims | None = None
         self._cookies: Cookies | None = None
@@ -155,7 +158,14 @@ class CurrentRequest:
         return kind
 
     def exempt(self) -> None:
-        """Open the way to the session without a check: for the endpoints that bring their own proof."""
+        """
+        Open the way to the session without a check: for the endpoints that bring their own proof.
+
+        Raises:
+            RuntimeError: this path is none of them.
+        """
+        if not self.may_be_exempt:
+            raise RuntimeError(f"{self.path} is not exempt from the CSRF check")
         self._checked = True
 
     @property

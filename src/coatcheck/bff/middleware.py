@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from coatcheck.bff.answers import Answer, AnswerInstead, ASGIApp, Receive, Scope, problem_answer, redirect
+from coatcheck.bff.csrf import Protection
 from coatcheck.bff.current import SCOPE_KEY, CurrentRequest
 from coatcheck.bff.form import SenderLeft, read_form
 from coatcheck.bff.gate import keep_to_loopback, refuse_two_readings
@@ -55,12 +56,14 @@ class EndpointHandler(Protocol):
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """
-    A path of our own. *hides_query*: its query holds codes or states, which no access log should keep. *reads_form*: a
-    POST brings its parameters in a form.
+    A path of our own. *methods* says for each method what keeps other sites from using it.
+
+    *hides_query*: its query holds codes or states, which no access log should keep. *reads_form*: a POST brings its
+    parameters in a form.
     """
 
     handler: EndpointHandler
-    methods: tuple[str, ...] = ("GET",)
+    methods: Mapping[str, Protection]
     hides_query: bool = False
     reads_form: bool = False
 
@@ -114,7 +117,8 @@ class BFFMiddleware:
         endpoint = self._desk.endpoints.get(path)
         if endpoint is None or scope["type"] != "http":
             return await self._refuse(scope, receive, send, problem("not_found"), f"There is no {path}.", "")
-        if scope["method"] not in endpoint.methods:
+        protection = endpoint.methods.get(scope["method"])
+        if protection is None:
             allow = ", ".join(endpoint.methods)
             refusal = problem("method_not_allowed", headers=((b"allow", allow.encode()),))
             return await self._refuse(scope, receive, send, refusal, f"{scope['method']} {path}.", f"Use {allow}.")
@@ -130,6 +134,7 @@ class BFFMiddleware:
                 return
             except Refused as refused:
                 return await self._turn_away(scope, receive, send, refused)
+        current.may_be_exempt = protection.exempts
         answer = await endpoint.handler(current)
         await answer(scope, receive, send)
 
