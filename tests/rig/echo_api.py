@@ -2,7 +2,7 @@
 A remote API that answers with what it received, and keeps it for the test to look at.
 
     ANY  /...                      200, JSON: method, target (as on the wire), headers, body (text) and its length
-    ANY  /status/418               that status, same body
+    ANY  /status/418               that status, same body; ?challenge=... is sent back as WWW-Authenticate
     GET  /bytes?size=1000          so many bytes
     GET  /stream?count=3           chunks "0\\n", "1\\n" ...; all but the first wait for `next_chunk` (unless &free=1)
     GET  /events?count=3           the same as text/event-stream
@@ -115,7 +115,8 @@ class EchoAPI:
                 await send(_start(200, [TEXT, (b"content-length", b"100")]))
                 await send({"type": "http.response.body", "body": b"x" * 10, "more_body": False})
             case ["status", code]:
-                await _answer(send, int(code), [JSON], _echo(request))
+                challenge = [(b"www-authenticate", query["challenge"].encode())] if "challenge" in query else []
+                await _answer(send, int(code), [JSON, *challenge], _echo(request))
             case _:
                 await _answer(send, 200, [JSON], _echo(request))
 
