@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import httpx2
 
+from coatcheck import LoginOptions
 from coatcheck.sessions.seal import new_key
 from tests.rig.cookie_jar import CookieJar
 from tests.rig.programs import free_port
@@ -306,6 +307,75 @@ def nodes_with_different_keys(scene: Scene) -> httpx2.Response:
 def login_by_fetch(scene: Scene) -> httpx2.Response:
     with scene.serve(scene.register()) as agent:
         return agent.fetch("/bff/login")
+
+
+@LOGIN_MISTAKES.induced(
+    "A login asks for what is not configured",
+    400,
+    "login_parameter_refused",
+    names=["acr_values='phr'", "login options"],
+    advice="""
+        List the values that a page may ask for: `BFF(login=LoginOptions(acr_values=["phr"]))`, or `acr_values` under
+        `[login]` in the gateway's file.
+    """,
+)
+def login_asks_for_more_than_is_configured(scene: Scene) -> httpx2.Response:
+    with scene.serve(scene.register()) as agent:
+        return agent.navigate("/bff/login?acr_values=phr")
+
+
+@LOGIN_MISTAKES.induced(
+    "Another user completes a stronger login",
+    403,
+    "step_up_failed",
+    names=["another user", "the same user"],
+    advice="""
+        Nothing was changed: who was logged in still is. A login that strengthens a session has to be made by its user.
+    """,
+)
+def step_up_by_another_user(scene: Scene) -> httpx2.Response:
+    with scene.serve(scene.register(), login=LoginOptions(max_age=[0])) as agent:
+        agent.login()
+        answer = agent.login("/bff/login?max_age=0&prompt=login%20consent", username="bob")
+        agent.navigate("/")
+        assert '"alice"' in agent.fetch("/bff/user").text
+        return answer
+
+
+@LOGIN_MISTAKES.induced(
+    "The browser loses its session after every login",
+    400,
+    "login_loop",
+    names=["logged in 3 times", "full cookie jar"],
+    advice="""
+        The page sent the browser to the login again and again, and each time the provider let it in at once. Look for
+        what removes or refuses the cookie: another application that fills the cookie jar of the host, a proxy that
+        drops `Set-Cookie`, an extension. A page that asks for a login which its user already has does the same.
+    """,
+)
+def session_lost_after_every_login(scene: Scene) -> httpx2.Response:
+    with scene.serve(scene.register()) as agent:
+        for _ in range(3):
+            agent.login("/bff/login")
+            for cookie in agent.cookies.all():
+                if re.fullmatch("__Host-Http-coatcheck-[a-z0-9]{8}", cookie.name):
+                    agent.cookies.delete(cookie.name)
+        return agent.navigate("/bff/login?returnUrl=/orders")
+
+
+@LOGIN_MISTAKES.induced(
+    "A portal starts a login and may not",
+    400,
+    "third_party_login_refused",
+    names=["not switched on", "third_party"],
+    advice="""
+        Switch it on by `LoginOptions(third_party=True)`, or `third_party = true` under `[login]`. The portal has to
+        send the configured issuer as `iss`, character by character.
+    """,
+)
+def portal_starts_a_login(scene: Scene) -> httpx2.Response:
+    with scene.serve(scene.register()) as agent:
+        return agent.navigate(f"/bff/login?iss={scene.provider.issuer}")
 
 
 @LOGIN_MISTAKES.induced(

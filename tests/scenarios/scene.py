@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx2
 
-from coatcheck import BFF, Client
+from coatcheck import BFF, Client, LoginOptions
 from coatcheck.sessions.seal import new_key
 from coatcheck.tokens.retrievers import AccessTokenRetriever
 from tests.bff.certificates import make_certificates
@@ -106,6 +106,7 @@ class Scene:
         sessions: str | None = None,
         retriever: AccessTokenRetriever | None = None,
         timeout: timedelta = timedelta(seconds=30),
+        login: LoginOptions = LoginOptions(),  # noqa: B008  # a frozen value
         production: bool = False,
     ) -> Iterator[UserAgent]:
         """Serve an application behind a BFF; gives a browser."""
@@ -127,6 +128,7 @@ class Scene:
             keys=self.keys,
             sessions=sessions or f"sqlite://{self.database}",
             clock=self.clock,
+            login=login,
         )
         bff.remote_api("/api/orders", api_url, retriever=retriever, timeout=timeout)
         with serve(bff.wrap(_page), port=self.application.port):
