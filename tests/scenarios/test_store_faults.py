@@ -218,10 +218,19 @@ async def _mark_unheard(world: World, fleet: Fleet, server: PostgreSQL | Valkey)
 async def test_control_without_the_lease_a_store_that_loses_answers_costs_a_second_request(
     world: World, valkey: Valkey
 ) -> None:
-    """What the tests above would see if nobody waited for whoever is renewing."""
+    """
+    What the tests above would see if nobody waited for whoever is renewing.
+
+    Two processes have to meet by chance for it, which on a busy machine not every round brings.
+    """
     async with Fleet() as fleet:
-        with pytest.raises(AssertionError, match="renewed once"):
-            await _endure(world, fleet, valkey, "server", "cut answers", without="lease")
+        for _ in range(5):
+            try:
+                await _endure(world, fleet, valkey, "server", "cut answers", without="lease")
+            except AssertionError as failed:
+                assert "renewed once" in str(failed)
+                return
+    pytest.fail("without the lease each grant was still renewed once, in five rounds")
 
 
 @pytest.mark.spec("REF-14", "REF-26")
