@@ -39,6 +39,20 @@ def test_three_logins_in_a_minute_without_a_session_end_in_a_page(caplog: pytest
 
 
 @pytest.mark.spec("COO-11")
+def test_the_page_that_ends_the_loop_leads_on() -> None:
+    with world() as w:
+        browser = w.browser()
+        for _ in range(3):
+            browser.login("/page")
+            lose_session(browser)
+        told = browser.navigate("/page?a=1")
+        link = "/bff/login?returnUrl=%2Fpage%3Fa%3D1"
+        assert told.status_code == 400 and f'href="{link}"' in told.text
+        landed = browser.through_foreign_pages(browser.click(link))
+        assert (landed.url.path, landed.status_code) == ("/page", 200)
+
+
+@pytest.mark.spec("COO-11")
 def test_a_minute_later_nothing_is_held_against_the_browser() -> None:
     with world() as w:
         browser = w.browser()

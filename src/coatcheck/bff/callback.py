@@ -54,10 +54,10 @@ class Callback:
     async def __call__(self, current: CurrentRequest) -> Answer:
         """Answer with a hop to the return URL, and the cookie of the new session; or say why not."""
         if not current.parameters:
-            return redirect(f"{self._settings.callback_path}?state={WITHOUT_FRAGMENT}")
+            return redirect(f"{self._settings.callback_path}?state={WITHOUT_FRAGMENT}", status=303)
         state = _only(current, "state")
         if not state:
-            return refuse(current, _NO_STATE, retry=True)
+            return refuse(current, _NO_STATE, retry_for=self._settings.home)
         if not self._is_wanted(current, state):
             return refuse(current, _NOT_WANTED)
         found = self._attempts.recall(state, current.cookies, now=self._settings.clock.time())
@@ -122,7 +122,7 @@ class Callback:
         if attempt.is_silent:
             log_refusal(current, diagnosis)
             return silent_answer(self._settings, logged_in=False, error=diagnosis.code)
-        return refuse(current, diagnosis, retry=True)
+        return refuse(current, diagnosis, retry_for=self._return_url(attempt))
 
     def _lost(self, current: CurrentRequest, lost: LostLogin, state: str) -> Answer:
         """
@@ -136,7 +136,7 @@ class Callback:
             log_refusal(current, diagnosis, expected=True)
             return silent_answer(self._settings, logged_in=False, error=diagnosis.code)
         if lost.second or not current.wants_page:
-            return refuse(current, diagnosis, retry=True)
+            return refuse(current, diagnosis, retry_for=self._settings.home)
         log_refusal(current, diagnosis, expected=lost.why in _EVERYDAY)
         way = hop(f"{self._settings.login_path}?{AGAIN}=1&{HOPPED}=1", status=400)
         return replace(way, headers=(*way.headers, (ERROR_HEADER, diagnosis.code.encode("ascii"))))

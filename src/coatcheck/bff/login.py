@@ -87,9 +87,11 @@ class Login:
 
     async def __call__(self, current: CurrentRequest) -> Answer:
         """Answer 302 to the authorization server, or a page that asks the user, or 400 and 503 with the reason."""
+        return_url = self._settings.home
         try:
             _check_navigation(current)
             wanted = read_login_parameters(current, self._settings)
+            return_url = wanted.return_url
             detour = self._detour(current, wanted)
             if detour is not None:
                 return detour
@@ -102,11 +104,13 @@ class Login:
             attempt = self._start.attempt(wanted, handle)
             return await self._start.begin(current, attempt.as_second() if wanted.again else attempt, wanted)
         except LoopEnded as ended:
-            return refuse(current, ended.diagnosis, retry=True).with_cookies(self._loop.forget(current.cookies))
+            answer = refuse(current, ended.diagnosis, retry_for=return_url)
+            return answer.with_cookies(self._loop.forget(current.cookies))
         except Refused as refused:
             return refuse(current, refused.diagnosis)
         except CoatcheckError as error:
-            return refuse(current, diagnose_login(error, stage="metadata", settings=self._settings), retry=True)
+            diagnosis = diagnose_login(error, stage="metadata", settings=self._settings)
+            return refuse(current, diagnosis, retry_for=return_url)
 
     def _detour(self, current: CurrentRequest, wanted: LoginParameters) -> Answer | None:
         """
@@ -121,7 +125,7 @@ class Login:
         host = (current.header(b"host") or b"").decode("latin-1").lower()
         if host and host not in self._settings.public_url.authorities and not wanted.hopped:
             self._warn_of(host)
-            return redirect(self._settings.public_url.origin + target)
+            return redirect(self._settings.public_url.origin + target, status=303 if current.method == "POST" else 302)
         if current.claims.site in ((), (b"same-origin",), (b"none",)) and current.method == "GET":
             return None
         if not self._settings.login.third_party:

@@ -39,13 +39,17 @@ def log_refusal(current: CurrentRequest, diagnosis: Diagnosis, *, expected: bool
     )
 
 
-def refuse(current: CurrentRequest, diagnosis: Diagnosis, *, headers: Headers = (), retry: bool = False) -> Answer:
+def refuse(
+    current: CurrentRequest, diagnosis: Diagnosis, *, headers: Headers = (), retry_for: str | None = None
+) -> Answer:
     """
     Log *diagnosis* and answer with its code: a page where a person waits, problem+json where a script does.
 
-    The cause and the remedy stand on the page in development mode only. *retry* offers a link to a new login.
+    The cause and the remedy stand on the page in development mode only. *retry_for* offers a link to a new login that
+    leads there.
     """
     settings = current.settings
+    login_url = None if retry_for is None else settings.login_path_for(retry_for)
     refusal = problem(diagnosis.code, headers=headers)
     log_refusal(current, diagnosis)
     if current.wants_page:
@@ -53,8 +57,7 @@ def refuse(current: CurrentRequest, diagnosis: Diagnosis, *, headers: Headers = 
             refusal,
             trace_id=current.trace_id,
             hint=_HINTS.get(refusal.code, ""),
-            link=(settings.login_path, "Log in") if retry else (settings.home, "Go to the start page"),
+            link=(login_url, "Log in") if login_url else (settings.home, "Go to the start page"),
             reason=(sentence(diagnosis.cause), diagnosis.remedy) if settings.development else None,
         )
-    login_url = settings.login_path if retry else None
     return problem_answer(replace(refusal, login_url=login_url), trace_id=current.trace_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from urllib.parse import urlencode
 
 from coatcheck.bff.csrf import CSRFRules
 from coatcheck.bff.login_options import LoginOptions
@@ -58,6 +59,12 @@ class Settings:
     def login_path(self) -> str:
         """Where a browser goes to log in, as a path on its own origin."""
         return self.public_url.path + self.endpoints + "/login"
+
+    def login_path_for(self, return_url: str) -> str:
+        """The same, to come back to *return_url*, which is a checked one."""
+        return (
+            self.login_path if return_url == self.home else f"{self.login_path}?{urlencode({'returnUrl': return_url})}"
+        )
 
     @property
     def logout_path(self) -> str:
