@@ -71,6 +71,13 @@ WRONG_STARTS = {
     ),
     "no class": ("[[api]]", '[[api]]\nretriever = "pathlib"', 'api[0].retriever: expected "module:Class"'),
     "no retriever": ("[[api]]", '[[api]]\nretriever = "pathlib:Path"', "has no method get_access_token"),
+    "no enricher": (
+        "[[api]]",
+        '[user]\nenricher = "no_such_module:enrich"\n[[api]]',
+        "user.enricher: cannot make 'no_such_module:enrich': ModuleNotFoundError",
+    ),
+    "no function": ("[[api]]", '[user]\nenricher = "os"\n[[api]]', 'user.enricher: expected "module:function"'),
+    "no enricher's function": ("[[api]]", '[user]\nenricher = "os:sep"\n[[api]]', "'os:sep' is no function"),
     "nobody logs in": ("client_id", 'scope = "orders"\nclient_id', "client.scope: scope is 'orders': it needs openid"),
     "no place for sessions": (
         "[[api]]",

@@ -46,6 +46,10 @@ store = "sqlite:///var/lib/coatcheck/sessions.db"
 lifetime = "12h"
 idle_timeout = "90m"
 
+[user]
+claims = ["sub", "name"]
+enricher = "my_claims:with_roles"
+
 [[api]]
 path = "/api/orders"
 url = "https://orders.internal/v1"
@@ -121,6 +125,7 @@ def test_every_word_of_a_file_arrives(folder: Path) -> None:
     assert isinstance(billing.client_auth, PrivateKeyJWT)
     assert billing.client_auth.audience == "https://other.example.com/token"
     assert (config.sessions.lifetime, config.sessions.idle_timeout) == (timedelta(hours=12), timedelta(minutes=90))
+    assert (config.user.claims, config.user.enricher) == (("sub", "name"), "my_claims:with_roles")
     orders, invoices, rates = config.apis
     assert (orders.url, orders.timeout, orders.csrf) == ("https://orders.internal/v1", timedelta(seconds=30), True)
     assert (invoices.client, invoices.timeout, invoices.csrf) == ("billing", timedelta(seconds=1.5), False)
@@ -144,6 +149,7 @@ def test_development_needs_little_and_takes_the_defaults_of_python(folder: Path)
     assert config.keys is None
     assert config.sessions.store is None
     assert config.clients["default"].scope == "openid profile offline_access"
+    assert (config.user.claims, config.user.enricher) == (None, None)
 
 
 def test_the_command_line_speaks_before_the_file(folder: Path) -> None:
@@ -500,6 +506,12 @@ WRONG: dict[str, tuple[str, str, str]] = {
         WHOLE.replace('token = "client"', ""),
         "api[2].anonymous: ",
         'has no meaning with token = "user"',
+    ),
+    "one claim": (SMALL + '[user]\nclaims = "name"\n', "user.claims: ", "expected a list"),
+    "a claim about the token": (
+        WHOLE.replace('["sub", "name"]', '["sub", "nonce"]'),
+        "user.claims: ",
+        "'nonce' is about the token",
     ),
     "no frontend folder": (WHOLE.replace('"dist"', '"dits"'), "frontend.static: ", "there is no folder"),
     "frontend beside this file": (

@@ -12,7 +12,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from coatcheck.bff import BFF, BFFEvents, LoginOptions, TokensReceived, api_user, page_user
+    from coatcheck.bff import (
+        BFF,
+        BFFEvents,
+        ClaimsEnricher,
+        ClaimsEnricherContext,
+        LoginOptions,
+        TokensReceived,
+        UserClaim,
+        api_user,
+        page_user,
+    )
     from coatcheck.errors import (
         CoatcheckError,
         ConfigurationError,
@@ -60,6 +70,8 @@ __all__ = [
     "BearerTokenResult",
     "BlockingTokens",
     "CachedAccessTokenRetriever",
+    "ClaimsEnricher",
+    "ClaimsEnricherContext",
     "Client",
     "ClientAssertion",
     "ClientAssertionService",
@@ -84,6 +96,7 @@ __all__ = [
     "Tokens",
     "TokensReceived",
     "User",
+    "UserClaim",
     "UserToken",
     "UserTokenRequestParameters",
     "UserTokenStore",

@@ -16,6 +16,7 @@ HOUR = 3600
 LONGER_THAN_A_TOKEN = 400
 
 
+@pytest.mark.spec("IDT-25")
 def test_the_claims_come_as_types_and_values() -> None:
     with world() as w:
         w.provider.behaviour.claims |= {

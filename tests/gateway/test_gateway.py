@@ -240,6 +240,24 @@ retriever = "my_retrievers:Fixed"
     assert gateway.api.last.header("authorization") == "Bearer fixed-for-somebody"
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "async def enrich(context):\n",
+        "class enrich:\n    async def __call__(self, context):\n",
+    ],
+    ids=["function", "class"],
+)
+def test_claims_of_a_list_and_an_enricher_of_ones_own(gateway: Gateway, code: str) -> None:
+    body = "        return [*context.claims, ('greeting', 'Hello ' + context.user.sub)]\n"
+    (gateway.folder / "my_claims.py").write_text(code + body)
+    gateway.more = '[user]\nclaims = ["name"]\nenricher = "my_claims:enrich"\n'
+    gateway.start()
+    claims = gateway.log_in("somebody").fetch("/bff/user").json()
+    shown = [(claim["type"], claim["value"]) for claim in claims if not claim["type"].startswith("bff:")]
+    assert shown == [("name", "somebody"), ("greeting", "Hello somebody")]
+
+
 def test_another_registration_exchanges_the_token_of_the_login(gateway: Gateway) -> None:
     gateway.server.clients.add(RegisteredClient(client_id="billing", client_secret="billing-secret"))
     gateway.more = f"""

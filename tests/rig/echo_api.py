@@ -7,6 +7,7 @@ A remote API that answers with what it received, and keeps it for the test to lo
     GET  /stream?count=3           chunks "0\\n", "1\\n" ...; all but the first wait for `next_chunk` (unless &free=1)
     GET  /events?count=3           the same as text/event-stream
     GET  /hang                     no answer until the caller goes away
+    GET  /roles                    {"roles": ["buyer", "seller"]}
     GET  /cookies                  sets two cookies
     GET  /redirect?to=URL          302
     GET  /cut                      promises 100 bytes, sends 10 and closes
@@ -107,6 +108,8 @@ class EchoAPI:
                 await self._chunks(send, receive, query, "text/event-stream", "data: {}\n\n")
             case ["bytes"]:
                 await _answer(send, 200, [TEXT], b"x" * int(query["size"]))
+            case ["roles"]:
+                await _answer(send, 200, [JSON], b'{"roles": ["buyer", "seller"]}')
             case ["cookies"]:
                 await _answer(send, 200, [TEXT, (b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")], b"set")
             case ["redirect"]:

@@ -109,6 +109,27 @@ def test_impersonation(oidc_provider, tmp_path: Path):
         assert exchange.params["subject_token"] != fingerprint(bearer(api)), "the API got the exchanged token"
 
 
+def test_claims_enricher(oidc_provider, tmp_path: Path):
+    application = Application.at_free_port()
+    client = shop(oidc_provider, application)
+    with (
+        EchoAPI.serve() as api,
+        running("claims_enricher", application, tmp_path, settings(oidc_provider, client, ROLES_URL=api.url)) as (
+            _,
+            agent,
+        ),
+    ):
+        agent.login("/bff/login?returnUrl=/docs", username="alice")
+        shown = [(claim["type"], claim["value"]) for claim in agent.fetch("/bff/user").json()]
+        assert [claim for claim in shown if not claim[0].startswith("bff:")] == [
+            ("sub", "alice"),
+            ("name", "User alice"),
+            ("role", "buyer"),
+            ("role", "seller"),
+        ]
+        assert oidc_provider.whose(bearer(api))["sub"] == "alice"
+
+
 def test_user_token_store(oidc_provider, tmp_path: Path):
     application = Application.at_free_port()
     client = shop(oidc_provider, application, x_access_token_ttl=1)
@@ -309,6 +330,7 @@ def test_every_word_toml_has_every_word(table: str):
         "ClientWords": [whole["client"], *whole["clients"].values()],
         "PrivateKeyWords": [whole["clients"]["billing"]["private_key"], whole["client"]["client_secret"]],
         "SessionsWords": [whole["sessions"]],
+        "UserWords": [whole["user"]],
         "APIWords": whole["api"],
         "ExchangeWords": [api["exchange"] for api in whole["api"] if "exchange" in api],
         "FrontendWords": [whole["frontend"]],

@@ -4,6 +4,7 @@ from coatcheck.errors import missing_extra
 
 try:
     from coatcheck.bff.app import BFF
+    from coatcheck.bff.claims import ClaimsEnricher, ClaimsEnricherContext, UserClaim
     from coatcheck.bff.events import BFFEvents, TokensReceived
     from coatcheck.bff.login_options import LoginOptions
     from coatcheck.bff.who import api_user, page_user
@@ -12,4 +13,14 @@ except ModuleNotFoundError as error:
         raise
     raise missing_extra(error, "bff") from error
 
-__all__ = ["BFF", "BFFEvents", "LoginOptions", "TokensReceived", "api_user", "page_user"]
+__all__ = [
+    "BFF",
+    "BFFEvents",
+    "ClaimsEnricher",
+    "ClaimsEnricherContext",
+    "LoginOptions",
+    "TokensReceived",
+    "UserClaim",
+    "api_user",
+    "page_user",
+]

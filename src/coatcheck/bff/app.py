@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from coatcheck.bff.answers import Answer, ASGIApp
 from coatcheck.bff.arrival import Arrival
 from coatcheck.bff.callback import Callback
+from coatcheck.bff.claims import ClaimsEnricher, ShownClaims
 from coatcheck.bff.csrf import CSRFRules, Protection
 from coatcheck.bff.diagnostics import Diagnostics
 from coatcheck.bff.events import BFFEvents
@@ -69,9 +70,10 @@ class BFF:
     login, logout and the others stand. With *save_tokens* False only *events* get the tokens of a login;
     *user_token_store* keeps them elsewhere than in the session. *http_clients* replaces clients by name
     (`BACK_CHANNEL_HTTP_CLIENT`), *client_assertions* signs in place of a key. *anonymous_user_status* 200 makes
-    `/bff/user` answer `null` instead of 401. *login* has what logins may ask for, and silent and third-party logins.
-    *hsts* is how long browsers shall use https only (30 days), a whole value, or None. *development* False forbids
-    development mode on localhost. *clock*, *checkpoints*, *lease_times* and *forwarder* are for tests.
+    `/bff/user` answer `null` instead of 401; it shows the *user_claims* (None: all that say something of the user), or
+    what *claims_enricher* makes of them. *login* has what logins may ask for, and silent and third-party logins. *hsts*
+    is how long browsers shall use https only (30 days), a whole value, or None. *development* False forbids development
+    mode on localhost. *clock*, *checkpoints*, *lease_times* and *forwarder* are for tests.
 
     Raises:
         ConfigurationError: the settings cannot work; the message names the setting and says what to do.
@@ -101,6 +103,8 @@ class BFF:
         anonymous_user_status: Literal[401, 200] = 401,
         login: LoginOptions = LoginOptions(),  # noqa: B008  # a frozen value
         hsts: timedelta | str | None = timedelta(days=30),
+        user_claims: Collection[str] | None = None,
+        claims_enricher: ClaimsEnricher | None = None,
         development: bool | None = None,
         clock: Clock = SYSTEM_CLOCK,
         checkpoints: Checkpoints = no_checkpoint,
@@ -118,6 +122,7 @@ class BFF:
             ("user_token_store", user_token_store, "get_token"),
             ("client_assertions", client_assertions, "get_client_assertion"),
             ("events", events, "tokens_received"),
+            ("claims_enricher", claims_enricher, "__call__"),
         ):
             _check_object(given, method, at=at)
         self._settings = _settings(
@@ -160,7 +165,8 @@ class BFF:
         arrival = Arrival(settings, tokens, all_sessions, save_tokens=save_tokens, events=events)
         link, logged_out = LogoutLink(settings, ring), LoggedOut(settings, ring)
         logout = Logout(settings, tokens, all_sessions, link, logged_out, loop)
-        user = UserEndpoint(settings, link, tokens if save_tokens or user_token_store else None)
+        claims = ShownClaims(user_claims, claims_enricher, tokens)
+        user = UserEndpoint(settings, link, claims, tokens if save_tokens or user_token_store else None)
         by_form = settings.login.response_mode == "form_post"
         endpoints = {
             "/login": Endpoint(

@@ -71,6 +71,7 @@ CODES: Mapping[str, tuple[int, str]] = {
     # something behind us fails
     "token_unavailable": (503, "No access token can be had at the moment"),
     "store_unavailable": (503, "The session store does not answer"),
+    "claims_unavailable": (503, "What is known of the user cannot be had at the moment"),
     "upstream_unreachable": (502, "The remote API cannot be reached"),
     "upstream_timeout": (504, "The remote API did not answer in time"),
     "internal_error": (500, "Something went wrong"),
@@ -81,7 +82,9 @@ EXPECTED = frozenset({"session_missing", "session_expired", "session_ended", "no
 """Codes of everyday life, logged at INFO: an anonymous visitor is nobody's mistake."""
 
 
-_RETRY_AFTER = dict.fromkeys(("token_unavailable", "store_unavailable", "login_unavailable"), timedelta(seconds=5))
+_RETRY_AFTER = dict.fromkeys(
+    ("token_unavailable", "store_unavailable", "claims_unavailable", "login_unavailable"), timedelta(seconds=5)
+)
 """When nobody knows better."""
 
 

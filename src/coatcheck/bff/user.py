@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
-
 from coatcheck import codec
 from coatcheck.bff.answers import Answer, json_answer, problem_answer
+from coatcheck.bff.claims import ClaimsUnavailable, ShownClaims, UserClaim
 from coatcheck.bff.current import CurrentRequest, user_of
 from coatcheck.bff.diagnosis import Diagnosis
 from coatcheck.bff.logout import LogoutLink
+from coatcheck.bff.middleware import ANSWERED_ERRORS, answer_for
 from coatcheck.bff.problems import log_problem, logger, problem
 from coatcheck.bff.refusals import refuse
 from coatcheck.bff.settings import Settings
@@ -20,11 +19,6 @@ from coatcheck.tokens.manager import Tokens
 from coatcheck.tokens.values import User
 from coatcheck.tokens.verdicts import told
 
-PROTOCOL_CLAIMS = frozenset(
-    {"nonce", "at_hash", "c_hash", "s_hash", "aud", "azp", "exp", "iat", "nbf", "jti", "session_state"}
-)
-"""Claims that are about the token, not about the user."""
-
 
 class UserEndpoint:
     """
@@ -34,9 +28,10 @@ class UserEndpoint:
     Without *tokens* (nobody keeps any) there is no such claim.
     """
 
-    def __init__(self, settings: Settings, link: LogoutLink, tokens: Tokens | None) -> None:
+    def __init__(self, settings: Settings, link: LogoutLink, claims: ShownClaims, tokens: Tokens | None) -> None:
         self._settings = settings
         self._link = link
+        self._claims = claims
         self._tokens = tokens
 
     async def __call__(self, current: CurrentRequest) -> Answer:
@@ -57,21 +52,31 @@ class UserEndpoint:
         except (StoreUnavailable, UnknownSealKey) as error:
             remedy = "See that the session store runs; nobody was logged out."
             return refuse(current, Diagnosis("store_unavailable", f"A session cannot be read: {error}.", remedy))
-        answer = self._anonymous(current) if handle is None else await self._claims(handle)
+        answer = self._anonymous(current) if handle is None else await self._logged_in(current, handle)
         return answer.with_cookies(current.set_cookies())
 
-    async def _claims(self, handle: SessionHandle) -> Answer:
+    async def _logged_in(self, current: CurrentRequest, handle: SessionHandle) -> Answer:
+        user = user_of(handle)
+        try:
+            claims = [*await self._claims.of(user), *await self._ours(handle, user)]
+        except ClaimsUnavailable as error:
+            remedy = "Correct the enricher, or what it calls. Nobody was logged out."
+            return refuse(current, Diagnosis("claims_unavailable", f"The claims enricher {error}.", remedy))
+        except ANSWERED_ERRORS as error:
+            return await answer_for(error, current)
+        return json_answer(codec.encode([{"type": name, "value": value} for name, value in claims]))
+
+    async def _ours(self, handle: SessionHandle, user: User) -> list[UserClaim]:
+        """Find the claims that only we make; after the others, for an enricher may have renewed tokens."""
         session = handle.session
-        entries: list[dict[str, object]] = [{"type": name, "value": value} for name, value in _entries(session.claims)]
-        entries.append({"type": "bff:logout_url", "value": self._link.url(handle)})
         left = max(0, round(session.dead_at - self._settings.clock.time()))
-        entries.append({"type": "bff:session_expires_in", "value": left})
+        claims = [UserClaim("bff:logout_url", self._link.url(handle)), UserClaim("bff:session_expires_in", left)]
         if self._tokens is not None:
-            entries.append({"type": "bff:tokens", "value": await self._state_of(self._tokens, user_of(handle))})
+            claims.append(UserClaim("bff:tokens", await self._state_of(self._tokens, user)))
         session_state = session.claims.get("session_state")
         if isinstance(session_state, str):
-            entries.append({"type": "bff:session_state", "value": session_state})
-        return json_answer(codec.encode(entries))
+            claims.append(UserClaim("bff:session_state", session_state))
+        return claims
 
     async def _state_of(self, tokens: Tokens, user: User) -> TokensState:
         try:
@@ -92,17 +97,3 @@ class UserEndpoint:
             trace_id=current.trace_id,
         )
         return problem_answer(refusal, trace_id=current.trace_id)
-
-
-def _entries(claims: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """
-    Yield the claims as strings, an array element by element.
-
-    Names that begin with `bff:` are ours: an authorization server cannot put a logout link into our mouth.
-    """
-    for name, value in claims.items():
-        if name in PROTOCOL_CLAIMS or name.startswith("bff:"):
-            continue
-        for element in value if isinstance(value, list) else [value]:
-            if element is not None:
-                yield name, element if isinstance(element, str) else codec.encode(element).decode()

@@ -2,7 +2,7 @@
 
 from coatcheck.config.load import ConfigurationProblems, load_config
 from coatcheck.config.rules import GatewayConfig
-from coatcheck.config.words import APIWords, FrontendWords, ServerWords, SessionsWords
+from coatcheck.config.words import APIWords, FrontendWords, ServerWords, SessionsWords, UserWords
 
 __all__ = [
     "APIWords",
@@ -11,5 +11,6 @@ __all__ = [
     "GatewayConfig",
     "ServerWords",
     "SessionsWords",
+    "UserWords",
     "load_config",
 ]

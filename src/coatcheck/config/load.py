@@ -25,6 +25,7 @@ from coatcheck.config.words import (
     PrivateKeyWords,
     ServerWords,
     SessionsWords,
+    UserWords,
     Words,
 )
 from coatcheck.errors import ConfigurationError
@@ -102,9 +103,10 @@ class _Reader:
         clients = self._clients()
         login = self._noted(self._login, "login")
         sessions = self._table("sessions", SessionsWords)
+        user = self._table("user", UserWords)
         apis = self._apis()
         frontend = self._table("frontend", FrontendWords) if "frontend" in self._document else None
-        if public_url is None or server is None or login is None or sessions is None or self.problems:
+        if public_url is None or server is None or login is None or sessions is None or user is None or self.problems:
             return None
         config = GatewayConfig(
             folder=self._folder,
@@ -114,6 +116,7 @@ class _Reader:
             clients=clients,
             login=login,
             sessions=sessions,
+            user=user,
             apis=apis,
             frontend=frontend,
         )

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from coatcheck.bff.claims import checked_claim_names
 from coatcheck.bff.login_options import LoginOptions
 from coatcheck.bff.paths import RouteTable
 from coatcheck.bff.public_url import PublicURL
 from coatcheck.config.explain import prefixed
-from coatcheck.config.words import APIWords, FrontendWords, ServerWords, SessionsWords
+from coatcheck.config.words import APIWords, FrontendWords, ServerWords, SessionsWords, UserWords
 from coatcheck.errors import ConfigurationError
 from coatcheck.oauth.client import Client
 from coatcheck.oauth.url import check_url
@@ -34,6 +35,7 @@ class GatewayConfig:
     """The registrations by name; `default` is the one that people log in with."""
     login: LoginOptions
     sessions: SessionsWords
+    user: UserWords
     apis: tuple[APIWords, ...]
     frontend: FrontendWords | None
 
@@ -45,7 +47,7 @@ class GatewayConfig:
 
 def problems_between(config: GatewayConfig) -> Iterator[ConfigurationError]:
     """Find what no table shows by itself: one error per table."""
-    for check in (_check_development, _check_sessions, _check_workers, _check_frontend):
+    for check in (_check_development, _check_sessions, _check_workers, _check_user, _check_frontend):
         try:
             check(config)
         except ConfigurationError as error:
@@ -94,6 +96,11 @@ def _check_workers(config: GatewayConfig) -> None:
     if workers > 1 and (where := _in_memory(config.sessions)):
         message = f"{workers} workers share no memory, and {where}, or use one worker"
         raise ConfigurationError(message, path="server.workers")
+
+
+def _check_user(config: GatewayConfig) -> None:
+    if config.user.claims is not None:
+        checked_claim_names(config.user.claims, at="user.claims")
 
 
 def _in_memory(sessions: SessionsWords) -> str | None:

@@ -111,6 +111,13 @@ class FrontendWords(Words, frozen=True, kw_only=True):
     fallback: str = "index.html"
 
 
+class UserWords(Words, frozen=True, kw_only=True):
+    """`[user]`: what `/bff/user` shows."""
+
+    claims: tuple[str, ...] | None = None
+    enricher: str | None = None
+
+
 class FileWords(Words, frozen=True, kw_only=True):
     """The file as a whole."""
 
@@ -121,6 +128,7 @@ class FileWords(Words, frozen=True, kw_only=True):
     clients: dict[str, ClientWords] = {}
     login: LoginWords = LoginWords()
     sessions: SessionsWords = SessionsWords()
+    user: UserWords = UserWords()
     api: tuple[APIWords, ...] = ()
     frontend: FrontendWords | None = None
 

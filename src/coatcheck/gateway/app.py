@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from coatcheck.bff.answers import Answer, ASGIApp, Receive, Scope
 from coatcheck.bff.app import BFF
+from coatcheck.bff.claims import ClaimsEnricher
 from coatcheck.bff.keys import DEVELOPMENT_FOLDER, development_key
 from coatcheck.bff.own_headers import OURS, Send
 from coatcheck.bff.problems import problem, send_problem
@@ -32,8 +35,8 @@ def create_app(
     Build the gateway. *clock* and *checkpoints* are for tests, as in `BFF`.
 
     Raises:
-        ConfigurationError: what only building can find out: a retriever that cannot be imported, a key file that cannot
-            be written.
+        ConfigurationError: what only building can find out: a retriever or an enricher that cannot be imported, a key
+            file that cannot be written.
     """
     stores = open_stores(config, clock=clock)
     bff = create_bff(config, stores=stores, clock=clock, checkpoints=checkpoints)
@@ -59,6 +62,8 @@ def create_bff(
         coordination=stores.coordination,
         lifetime=config.sessions.lifetime,
         idle_timeout=config.sessions.idle_timeout,
+        user_claims=config.user.claims,
+        claims_enricher=_enricher(config),
         login=config.login,
         hsts=config.server.hsts.policy,
         development=config.development,
@@ -121,7 +126,7 @@ def _add_remote_api(bff: BFF, api: APIWords, *, folder: Path) -> None:
 
 def _retriever(api: APIWords, *, folder: Path) -> AccessTokenRetriever | None:
     if api.retriever is not None:
-        return _imported(api.retriever, folder=folder)
+        return _retriever_of_ones_own(api.retriever, folder=folder)
     if api.exchange is None:
         return None
     exchange = TokenExchangeRetriever(
@@ -133,22 +138,39 @@ def _retriever(api: APIWords, *, folder: Path) -> AccessTokenRetriever | None:
     return CachedAccessTokenRetriever(exchange)
 
 
-def _imported(name: str, *, folder: Path) -> AccessTokenRetriever:
-    """Make the retriever that `"module:Class"` names. Modules beside the file are found, too."""
-    module_name, _, class_name = name.partition(":")
-    if not module_name or not class_name.isidentifier():
-        raise ConfigurationError(f'expected "module:Class", not {name!r}', path="retriever")
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
-    try:
-        retriever = getattr(importlib.import_module(module_name), class_name)()
-    except (Exception, SystemExit) as error:  # a module that is a script would end the start without a word
-        message = f"cannot make {name!r}: {type(error).__name__}: {error}. It is imported and called without arguments"
-        raise ConfigurationError(" ".join(message.split()), path="retriever") from error
+def _retriever_of_ones_own(name: str, *, folder: Path) -> AccessTokenRetriever:
+    retriever = _imported(name, "Class", lambda it: it(), folder=folder, path="retriever")
     if not callable(getattr(retriever, "get_access_token", None)):
         message = f"{name!r} has no method get_access_token: see AccessTokenRetriever"
         raise ConfigurationError(message, path="retriever")
     return retriever  # type: ignore[no-any-return]  # what else it must be, only a call can show
+
+
+def _enricher(config: GatewayConfig) -> ClaimsEnricher | None:
+    """Return the async function that `[user] enricher` names, or an object of the class that it names."""
+    name, path = config.user.enricher, "user.enricher"
+    if name is None:
+        return None
+    enricher = _imported(
+        name, "function", lambda it: it() if isinstance(it, type) else it, folder=config.folder, path=path
+    )
+    if not callable(enricher):
+        raise ConfigurationError(f"{name!r} is no function: see ClaimsEnricher", path=path)
+    return enricher  # type: ignore[no-any-return]  # what else it must be, only a call can show
+
+
+def _imported(name: str, kind: str, made: Callable[[Any], Any], *, folder: Path, path: str) -> Any:
+    """Return what is *made* of the thing that `"module:kind"` names. Modules beside the file are found, too."""
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute.isidentifier():
+        raise ConfigurationError(f'expected "module:{kind}", not {name!r}', path=path)
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    try:
+        return made(getattr(importlib.import_module(module_name), attribute))
+    except (Exception, SystemExit) as error:  # a module that is a script would end the start without a word
+        message = f"cannot make {name!r}: {type(error).__name__}: {error}. It is imported, and called if it is a class"
+        raise ConfigurationError(" ".join(message.split()), path=path) from error
 
 
 def _behind_the_bff(config: GatewayConfig) -> ASGIApp:
