@@ -93,7 +93,7 @@ class Worker:
         handle = await self.sessions.create(
             claims={}, iss="bench", sub="user", sid=None, tokens=self.tokens.session_bytes(token), now=now
         )
-        (line,) = handle.set_cookies()
+        line, *_ = handle.set_cookies()
         return {"cookie": line.decode().partition(";")[0]}
 
     async def load(self, cookie: str, callers: int) -> dict[str, Any]:

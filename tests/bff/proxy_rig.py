@@ -258,5 +258,5 @@ async def _log_in(sessions: ServerSideSessions, clock: HandClock) -> Line:
         tokens=session_bytes(token),
         now=now,
     )
-    [set_cookie] = handle.set_cookies()
+    set_cookie, *_ = handle.set_cookies()
     return (b"cookie", set_cookie.partition(b";")[0])

@@ -150,6 +150,48 @@ def test_a_single_cookie_that_leads_nowhere_is_left_alone() -> None:
         assert "set-cookie" not in response.headers
 
 
+def names_of(browser: UserAgent, *, domain: str = "localhost") -> set[str]:
+    """The names of the application's cookies, but for those that only logins have."""
+    return {c.name for c in browser.cookies.all() if c.domain == domain and "-login" not in c.name}
+
+
+KINDS: dict[str, dict[str, Any]] = {"store": {}, "cookie": {"sessions": "cookie"}}
+
+
+@pytest.mark.spec("COO-15")
+@pytest.mark.parametrize("auto_login", [False, True], ids=["page", "redirect"])
+@pytest.mark.parametrize(("before", "after"), [("cookie", "store"), ("store", "cookie")])
+def test_a_login_leaves_nothing_of_the_kind_of_session_that_was_before(
+    before: str, after: str, auto_login: bool
+) -> None:
+    """The cookies keep their name. Behind a page of the provider the callback does not even see the old ones."""
+    with world(**KINDS[before]) as w:
+        w.provider.behaviour.auto_login, w.provider.behaviour.username = auto_login, "alice"
+        w.provider.behaviour.claims |= {"about": "x" * 2500}
+        browser = w.logged_in()
+        names = {name for name in names_of(browser) if name.startswith("__Host-Http-")}
+        assert len(names) == (3 if before == "cookie" else 1)
+        name = min(names)
+        others = [f"{name[:-8]}abcdefgh", f"{name[:-8]}abcdefgh.1", f"{name}9", "theirs"]
+        own = browser.cookies.get(name)
+        assert own is not None
+        for other in others:
+            browser.cookies.put(replace(own, name=other, value="1"))
+
+        w.options = KINDS[after]
+        w.start()
+        refused = browser.fetch("/api/me")
+        assert (refused.status_code, refused.json()["code"]) == (401, "session_expired")
+        assert refused.headers.get_list("set-cookie") == []
+        browser.login()
+        assert browser.fetch("/api/me").status_code == 200
+        assert names_of(browser, domain=own.domain) == {
+            name,
+            *others,
+            *((f"{name}.1", f"{name}.2") if after == "cookie" else ()),
+        }
+
+
 @pytest.mark.spec("COO-13", "HDR-01")
 @pytest.mark.parametrize("options", WAYS)
 def test_an_answer_with_a_cookie_is_never_cacheable(options: dict[str, Any]) -> None:

@@ -70,14 +70,16 @@ async def test_a_ticket_is_256_random_bits_and_says_nothing() -> None:
 async def test_the_cookie_is_set_once_and_deleted_with_the_same_attributes() -> None:
     sessions, browser = server_side(), Browser()
     handle = await sessions.create(claims={}, iss=ISSUER, sub="ada", sid=None, tokens=b"", now=NOW)
-    (line,) = handle.set_cookies()
+    line, *left_over = handle.set_cookies()
     assert line.endswith(b"; Path=/; Secure; HttpOnly; SameSite=Strict")
+    deletion = "=; Path=/; Secure; HttpOnly; SameSite=Strict; Max-Age=0"
+    assert left_over == [f"{POLICY.session}.{number}{deletion}".encode() for number in (1, 2)]
     assert handle.set_cookies() == []
     browser.receive([line])
     handle = await opened(sessions, browser)
     assert handle.set_cookies() == []
     await sessions.end(handle)
-    assert handle.set_cookies() == [f"{POLICY.session}=; Path=/; Secure; HttpOnly; SameSite=Strict; Max-Age=0".encode()]
+    assert handle.set_cookies() == [f"{POLICY.session}{deletion}".encode()]
 
 
 @pytest.mark.spec("SES-02")

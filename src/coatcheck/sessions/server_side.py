@@ -13,6 +13,7 @@ from coatcheck import base64url
 from coatcheck.clock import SYSTEM_CLOCK, Clock
 from coatcheck.codec import DecodeError
 from coatcheck.errors import ConfigurationError, SealBroken, SessionGone, StoreUnavailable
+from coatcheck.sessions.chunks import chunk_names
 from coatcheck.sessions.cookie import CookiePolicy, Cookies, delete_cookie, set_cookie
 from coatcheck.sessions.seal import KeyRing
 from coatcheck.sessions.session import Session
@@ -49,6 +50,7 @@ class ServerSideSessions:
     ) -> None:
         self._store = store
         self._policy = policy
+        self._more_names = chunk_names(policy.session)[1:]
         self._lifetime, self._idle_timeout = in_seconds(lifetime, idle_timeout)
         self._clock = clock
         self._vault = Vault(ring, policy.application_id)
@@ -102,7 +104,10 @@ class ServerSideSessions:
         if replaces is not None:
             await self._delete(replaces)
         handle = ServerSideHandle(self, row, self._vault.open_session(row))
-        handle.send_cookies([set_cookie(self._policy.session, ticket, same_site=self._policy.same_site)])
+        # A session that was kept in cookies may have left more of them. Whether it did cannot be seen here: behind a
+        # page of the authorization server the browser sends no Strict cookie to the callback.
+        left_over = [delete_cookie(name, same_site=self._policy.same_site) for name in self._more_names]
+        handle.send_cookies([set_cookie(self._policy.session, ticket, same_site=self._policy.same_site), *left_over])
         return handle
 
     async def end(self, handle: SessionHandle) -> None:
