@@ -71,7 +71,7 @@ FORGED: tuple[Line, ...] = (
 )
 
 
-@pytest.mark.spec("PRX-09", "PRX-10", "PRX-11", "PRX-12", "PRX-32")
+@pytest.mark.spec("PRX-09", "PRX-10", "PRX-11", "PRX-12", "PRX-32", "CSR-06", "CSR-11")
 async def test_forged_headers_neither_pass_nor_remove_ours() -> None:
     """`Connection: authorization` must not strip the token either (CVE-2024-45410)."""
     async with raw_upstream() as upstream, route(upstream.url) as rig:

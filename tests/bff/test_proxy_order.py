@@ -111,6 +111,51 @@ async def test_the_anti_forgery_header_does_not_travel_in_a_query() -> None:
         assert (browser.code, upstream.connections) == ("csrf_header_missing", 0)
 
 
+@pytest.mark.spec("CSR-06")
+async def test_the_anti_forgery_header_does_not_travel_in_a_form() -> None:
+    form = b"X-CSRF=1&x-csrf=1&_method=GET"
+    kind = (b"content-type", b"application/x-www-form-urlencoded")
+    lines = (kind, (b"content-length", b"%d" % len(form)), (b"x-http-method-override", b"GET"))
+    async with raw_upstream() as upstream, route(upstream.url) as rig:
+        browser = await rig.call("POST", "/api/orders", headers=lines, body=(form,))
+        assert (browser.code, browser.pieces_taken, upstream.connections) == ("csrf_header_missing", 0, 0)
+
+
+@pytest.mark.spec("CSR-05")
+@pytest.mark.parametrize("login", [False, True], ids=["as browsers send it", "with the cookie"])
+@pytest.mark.parametrize("csrf", [True, False])
+@pytest.mark.parametrize(
+    ("origin", "site"),
+    [
+        (b"https://evil.example", b"cross-site"),
+        (b"https://sibling.shop.example", b"same-site"),
+        (b"null", b"cross-site"),
+        (b"https://evil.example", None),
+    ],
+)
+async def test_a_preflight_reaches_no_remote_api_and_allows_nothing(
+    origin: bytes, site: bytes | None, csrf: bool, login: bool
+) -> None:
+    """Not even where anybody may call: the page that asks is another site's."""
+    retriever = FixedRetriever()
+    lines = [
+        (b"origin", origin),
+        (b"access-control-request-method", b"POST"),
+        (b"access-control-request-headers", b"x-csrf"),
+        (b"sec-fetch-mode", b"cors"),
+        *([(b"sec-fetch-site", site)] if site else []),
+    ]
+    answer = b"HTTP/1.1 200 OK\r\naccess-control-allow-origin: *\r\ncontent-length: 0\r\n\r\n"
+    async with (
+        raw_upstream(answer) as upstream,
+        route(upstream.url, token="client", anonymous=True, csrf=csrf, retriever=retriever) as rig,
+    ):
+        browser = await rig.call("OPTIONS", ANYTHING, headers=tuple(lines), login=login)
+        assert (browser.status, browser.code) == (403, "cross_site")
+        assert [name for name, _ in browser.headers if name.startswith(b"access-control-")] == []
+        assert (rig.store.loads, retriever.asked, upstream.connections) == (0, [], 0)
+
+
 @pytest.mark.spec("CSR-09")
 @pytest.mark.parametrize(
     ("site", "status"), [(b"same-origin", 200), (b"cross-site", 403), (b"same-site", 403), (b"", 403)]

@@ -266,6 +266,25 @@ def test_another_header_can_be_chosen() -> None:
         assert browser.fetch("/bff/user", headers={"X-Requested-By": "shop"}).status_code == 200
 
 
+@pytest.mark.spec("CSR-08")
+@pytest.mark.parametrize("anonymous", [401, 200])
+def test_what_is_answered_is_json_and_nothing_else(anonymous: int) -> None:
+    """XSSI: a page of another site that loads it as a script, or under another type, gets nothing."""
+    with world(anonymous_user_status=anonymous) as w:
+        browser = w.logged_in()
+        for response, status in (
+            (browser.fetch("/bff/user"), 200),
+            (browser.fetch("/bff/diagnostics"), 200),
+            (w.browser().fetch("/bff/user"), anonymous),
+            (browser.fetch("/bff/user", csrf=False), 403),
+            (browser.fetch("/bff/user", "POST"), 405),
+        ):
+            kind = "application/json" if status == 200 else "application/problem+json"
+            assert (response.status_code, response.headers["content-type"]) == (status, kind)
+            assert response.headers["x-content-type-options"] == "nosniff"
+            assert response.headers["cross-origin-resource-policy"] == "same-origin"
+
+
 def test_only_get() -> None:
     with world() as w:
         assert w.logged_in().fetch("/bff/user", "POST").status_code == 405

@@ -159,6 +159,7 @@ def test_https_and_loopback_redirect_uris_are_accepted(origin: str) -> None:
     assert transaction(redirect_uri=f"{origin}/bff/callback").redirect_uri == f"{origin}/bff/callback"
 
 
+@pytest.mark.spec("OAU-30")
 def test_scope_resource_and_configured_parameters_are_sent() -> None:
     client = replace(
         CLIENT,

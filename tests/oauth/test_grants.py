@@ -44,6 +44,7 @@ def test_authorization_code() -> None:
     ]
 
 
+@pytest.mark.spec("OAU-30")
 def test_refresh() -> None:
     assert sent(refresh_form("rt")) == [("grant_type", "refresh_token"), ("refresh_token", "rt")]
     assert sent(refresh_form("rt", scope="a b", resource=["https://a.example", "https://b.example"])) == [

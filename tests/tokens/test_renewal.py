@@ -378,7 +378,7 @@ async def test_force_renewal_is_not_content_with_the_token_that_was_refused() ->
     assert scene.service.refreshes == 2
 
 
-@pytest.mark.spec("REF-20")
+@pytest.mark.spec("REF-20", "OAU-23")
 @pytest.mark.parametrize(
     ("answered", "stored"), [("openid", "openid"), ("", ""), (None, "openid offline_access")], ids=repr
 )

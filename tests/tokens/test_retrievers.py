@@ -129,6 +129,71 @@ async def test_a_store_that_is_down_is_not_a_missing_login() -> None:
         await DEFAULT.get_access_token(call(scene, User(ISSUER, "alice")))
 
 
+READ_AND_WRITE = UserTokenRequestParameters(scope="orders.read orders.write")
+
+
+@pytest.mark.spec("OAU-23")
+@pytest.mark.parametrize("token", [TokenType.USER, TokenType.USER_OR_NONE, TokenType.CLIENT])
+@pytest.mark.parametrize(
+    ("granted", "good"),
+    [
+        (None, True),
+        ("orders.write orders.read", True),
+        ("openid orders.read orders.write rates.read", True),
+        ("orders.read", False),
+        ("orders.READ orders.write", False),
+        ("orders.readorders.write", False),
+        ("", False),
+    ],
+)
+async def test_a_route_whose_scope_was_not_granted_makes_no_call(
+    token: TokenType, granted: str | None, good: bool
+) -> None:
+    """RFC 6749 5.1: no scope in the answer is the one that was asked for; an empty one is none (CVE-2022-31690)."""
+    scene = Scene()
+    alice = await (await scene.log_in()).request()
+    scene.service.answers.append({} if granted is None else {"scope": granted})
+    for _ in range(2):
+        result = await DEFAULT.get_access_token(call(scene, alice, token=token, parameters=READ_AND_WRITE))
+        if good:
+            assert isinstance(result, BearerTokenResult)
+            assert result.scope == (READ_AND_WRITE.scope if granted is None else granted)
+        else:
+            assert owner(scene, result) == "403 insufficient_scope"
+    assert len(scene.service.requests) == 1, "asking again would bring the same"
+
+
+@pytest.mark.spec("OAU-23")
+@pytest.mark.parametrize(
+    ("asked", "granted"),
+    [
+        ("api://orders/.default", "api://orders/read api://orders/write"),
+        ("openid profile offline_access api://orders/read", "api://orders/read"),
+        ("openid email", "openid https://www.googleapis.com/auth/userinfo.email"),
+    ],
+)
+async def test_words_that_providers_answer_with_other_words_are_no_missing_scope(asked: str, granted: str) -> None:
+    """Entra and Google do."""
+    scene = Scene()
+    alice = await (await scene.log_in()).request()
+    scene.service.answers.append({"scope": granted})
+    result = await DEFAULT.get_access_token(call(scene, alice, parameters=UserTokenRequestParameters(scope=asked)))
+    assert isinstance(result, BearerTokenResult)
+
+
+@pytest.mark.spec("OAU-23")
+@pytest.mark.parametrize(("granted", "outcome"), [(None, "exchanged"), ("pay", "exchanged"), ("", "403"), ("x", "403")])
+async def test_an_exchange_that_brought_less_than_the_route_asks_for_makes_no_call(
+    granted: str | None, outcome: str
+) -> None:
+    scene = Scene()
+    alice = await (await scene.log_in()).request()
+    scene.service.answers.append({} if granted is None else {"scope": granted})
+    result = await TokenExchangeRetriever(audience="https://billing", scope="pay").get_access_token(call(scene, alice))
+    assert owner(scene, result).startswith(outcome)
+    assert not isinstance(result, BearerTokenResult) or result.scope == "pay"
+
+
 async def test_the_parameters_of_the_route_choose_the_token() -> None:
     scene = Scene()
     alice = await (await scene.log_in()).request()

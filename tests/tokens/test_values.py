@@ -73,6 +73,7 @@ def test_users_are_equal_by_issuer_subject_and_sid() -> None:
 
 
 @pytest.mark.spec("CCT-01")
+@pytest.mark.spec("OAU-30")
 def test_order_and_repetition_of_scope_and_resource_name_the_same_token() -> None:
     """RFC 6749 3.3: "their order does not matter"."""
     one = UserTokenRequestParameters(scope="a b", resource=("https://x.example", "https://y.example"))

@@ -204,7 +204,7 @@ class ClientTokens:
             token_type=answer.token_type,
             issued_at=answer.requested_at,
             expires_at=answer.requested_at + DEFAULT_LIFETIME if answer.expires_at is None else answer.expires_at,
-            scope=answer.scope,
+            scope=request.scope if answer.scope is None else answer.scope,
         )
         return HeldToken(token, after_refusal=refused is not None)
 

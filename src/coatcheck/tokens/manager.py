@@ -264,7 +264,9 @@ class Tokens:
                 raise
             verdict = judge(error, issuer=endpoint.client.issuer)
             raise TokenUnavailable(verdict.message, retry_after=verdict.retry_after) from error
-        return BearerTokenResult(answer.access_token, answer.expires_at, answer.scope)
+        return BearerTokenResult(
+            answer.access_token, answer.expires_at, scope if answer.scope is None else answer.scope
+        )
 
     async def redeem(self, code: AuthorizationCode, transaction: AuthorizationTransaction) -> Redeemed:
         """

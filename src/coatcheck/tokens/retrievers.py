@@ -84,7 +84,7 @@ class DefaultAccessTokenRetriever:
         if token is TokenType.NONE:
             return NoAccessTokenResult()
         if user is not None and token is not TokenType.CLIENT:
-            return as_result(await context.tokens.user_token(user, parameters))
+            return as_result(await context.tokens.user_token(user, parameters), scope=parameters.scope)
         if token is TokenType.USER or (user is None and not context.anonymous):
             return AccessTokenRetrievalError("session_missing", f"{context.api} needs a user who is logged in")
         if token is TokenType.USER_OR_NONE:
@@ -96,11 +96,18 @@ class DefaultAccessTokenRetriever:
             form_parameters=parameters.form_parameters,
             context=parameters.context,
         )
-        return as_result(client_token)
+        return as_result(client_token, scope=parameters.scope)
 
 
-def as_result(token: UserToken | ClientToken) -> AccessTokenResult:
-    """Turn a token into what the proxy attaches. One that is bound to a key never goes out as a bearer token."""
+def as_result(token: UserToken | ClientToken, *, scope: str | None = None) -> AccessTokenResult:
+    """
+    Turn a token into what the proxy attaches, if it was granted the *scope* that was asked for.
+
+    One that is bound to a key never goes out as a bearer token.
+    """
+    missing = not_granted(scope, token.scope)
+    if missing is not None:
+        return missing
     token_type = token.token_type.lower()
     if token_type == "bearer":
         return BearerTokenResult(token.access_token, token.expires_at, token.scope)
@@ -111,6 +118,31 @@ def as_result(token: UserToken | ClientToken) -> AccessTokenResult:
         f"the token is of type {token.token_type}, and there is no key to prove it with",
         status=503,
     )
+
+
+def not_granted(asked: str | None, granted: str | None) -> AccessTokenRetrievalError | None:
+    """
+    Refuse a call for which less scope was *granted* than *asked* for. *granted* None is all of it, and empty is none.
+
+    Scopes of OpenID Connect are no right at an API, and providers answer them with other words, or not at all: Google
+    with URLs, Entra without `offline_access`. Entra's `.default` stands for whatever was consented to.
+
+    RFC 6749, sections 3.3 and 5.1.
+    """
+    if asked is None or granted is None:
+        return None
+    wanted = {name for name in asked.split() if name not in _OPENID_SCOPES and not name.endswith("/.default")}
+    missing = " ".join(sorted(wanted.difference(granted.split())))
+    if not missing:
+        return None
+    description = (
+        f"the authorization server granted the scope {granted!r}, without {missing!r}: let the client have it there, "
+        "and ask for it in the login's scope, too"
+    )
+    return AccessTokenRetrievalError("insufficient_scope", description, status=403)
+
+
+_OPENID_SCOPES = frozenset({"openid", "profile", "email", "address", "phone", "offline_access"})
 
 
 class TokenExchangeRetriever(DefaultAccessTokenRetriever):
@@ -150,7 +182,7 @@ class TokenExchangeRetriever(DefaultAccessTokenRetriever):
     async def _exchanged(self, subject_token: str, context: AccessTokenRetrievalContext) -> AccessTokenResult:
         try:
             actor = await context.tokens.client_token(client=self._client) if self._actor else None
-            return await context.tokens.exchange(
+            exchanged = await context.tokens.exchange(
                 subject_token,
                 audience=self._audience,
                 resource=self._resource,
@@ -158,6 +190,7 @@ class TokenExchangeRetriever(DefaultAccessTokenRetriever):
                 client=self._client,
                 actor_token=actor.access_token if actor else None,
             )
+            return not_granted(self._scope, exchanged.scope) or exchanged
         except OAuthError as error:
             description = (
                 f"the token exchange was refused ({error}): check audience, resource and scope, and that the client "
