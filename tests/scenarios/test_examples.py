@@ -329,6 +329,7 @@ def test_every_word_toml_has_every_word(table: str):
         "ServerWords": [whole["server"]],
         "ClientWords": [whole["client"], *whole["clients"].values()],
         "PrivateKeyWords": [whole["clients"]["billing"]["private_key"], whole["client"]["client_secret"]],
+        "LoginWords": [whole["login"]],
         "SessionsWords": [whole["sessions"]],
         "UserWords": [whole["user"]],
         "APIWords": whole["api"],
