@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,7 +10,7 @@ from coatcheck.bff.answers import Answer, ASGIApp
 from coatcheck.bff.arrival import Arrival
 from coatcheck.bff.callback import Callback
 from coatcheck.bff.claims import ClaimsEnricher, ShownClaims
-from coatcheck.bff.csrf import CSRFRules, Protection
+from coatcheck.bff.csrf import Protection
 from coatcheck.bff.diagnostics import Diagnostics
 from coatcheck.bff.events import BFFEvents
 from coatcheck.bff.forwarder import Forwarder, PyreqwestForwarder
@@ -22,12 +21,10 @@ from coatcheck.bff.login_loop import LoginLoop
 from coatcheck.bff.login_options import LoginOptions
 from coatcheck.bff.logout import Logout, LogoutLink
 from coatcheck.bff.middleware import ANSWERED_ERRORS, BFFMiddleware, Desk, Endpoint, answer_for
-from coatcheck.bff.own_headers import hsts_header
+from coatcheck.bff.options import check_object, check_registration, check_visible, checked_settings
 from coatcheck.bff.paths import RouteTable
 from coatcheck.bff.problems import logger
 from coatcheck.bff.proxy import RemoteAPI
-from coatcheck.bff.public_url import PublicURL, parse_public_url
-from coatcheck.bff.settings import Settings
 from coatcheck.bff.silent_login import SilentLogin, SilentLoginCallback
 from coatcheck.bff.storage import make_storage
 from coatcheck.bff.transactions import LoginAttempts
@@ -38,7 +35,7 @@ from coatcheck.coordination import CoordinationStore
 from coatcheck.errors import ConfigurationError
 from coatcheck.oauth.client import Client
 from coatcheck.oauth.client_auth import ClientAssertionService
-from coatcheck.sessions.cookie import CookiePolicy, SameSite, application_id
+from coatcheck.sessions.cookie import SameSite
 from coatcheck.sessions.sessions import Sessions
 from coatcheck.sessions.store import SessionStore
 from coatcheck.tokens.lease import LeaseTimes
@@ -111,7 +108,7 @@ class BFF:
         lease_times: LeaseTimes = LeaseTimes(),  # noqa: B008  # a frozen value
         forwarder: Forwarder | None = None,
     ) -> None:
-        _check_registration(client, client_assertions)
+        check_registration(client, client_assertions)
         if clients is not None and "default" in clients:
             raise ConfigurationError("'default' is the registration that users log in with", path="clients")
         if not save_tokens and events is None:
@@ -124,8 +121,8 @@ class BFF:
             ("events", events, "tokens_received"),
             ("claims_enricher", claims_enricher, "__call__"),
         ):
-            _check_object(given, method, at=at)
-        self._settings = _settings(
+            check_object(given, method, at=at)
+        self._settings = checked_settings(
             client,
             public_url,
             development=development,
@@ -258,8 +255,8 @@ class BFF:
         prefix = self._settings.endpoints
         if path == prefix or path.startswith(prefix + "/"):
             raise ConfigurationError(f"{path!r} lies among our own endpoints: choose a path outside {prefix}/")
-        _check_visible(path, self._settings.public_url, at="path")
-        _check_object(retriever, "get_access_token", at="retriever")
+        check_visible(path, self._settings.public_url, at="path")
+        check_object(retriever, "get_access_token", at="retriever")
         self.tokens.authorization_server(client)
         parameters = UserTokenRequestParameters(client=client, scope=scope, resource=tuple(resource))
         api = RemoteAPI(
@@ -302,15 +299,6 @@ class BFF:
         await self._forwarder.aclose()
 
 
-def _check_visible(path: str, public_url: PublicURL, *, at: str) -> None:
-    if public_url.hides(path):
-        raise ConfigurationError(
-            f"{path!r} begins with the path of public_url, {public_url.path}, which is taken off every request: "
-            "write the path without it, or choose another one",
-            path=at,
-        )
-
-
 def _teach_errors(app: object) -> None:
     """
     Tell an application of Starlette's kind what to answer for our errors.
@@ -325,77 +313,3 @@ def _teach_errors(app: object) -> None:
 
 async def _answer(request: Any, error: Exception) -> Answer:
     return await answer_for(error, current_request(request.scope))
-
-
-def _settings(
-    client: Client,
-    public_url: str,
-    *,
-    development: bool | None,
-    same_site: SameSite,
-    csrf_header: tuple[str, str],
-    path_prefix: str,
-    anonymous_user_status: int,
-    login: LoginOptions,
-    hsts: timedelta | str | None,
-    clock: Clock,
-) -> Settings:
-    url = parse_public_url(public_url)
-    in_development = url.loopback if development is None else development
-    if in_development and not url.loopback:
-        raise ConfigurationError(
-            f"development mode needs a public_url on localhost, not {url.origin}", path="public_url"
-        )
-    if not url.secure and not in_development:
-        raise ConfigurationError(
-            f"{url.origin} is plain http, which is for development mode only: use https", path="public_url"
-        )
-    if _PREFIX.fullmatch(path_prefix) is None:
-        raise ConfigurationError(f"{path_prefix!r} is not a path of plain segments such as /bff", path="path_prefix")
-    _check_visible(path_prefix, url, at="public_url")
-    if anonymous_user_status not in (401, 200):
-        raise ConfigurationError(f"{anonymous_user_status} is neither 401 nor 200", path="anonymous_user_status")
-    name, value = csrf_header
-    if _HEADER_NAME.fullmatch(name) is None or _HEADER_VALUE.fullmatch(value) is None:
-        raise ConfigurationError(f"{name!r} is not the name of a header, or its value is not plain", path="csrf_header")
-    return Settings(
-        public_url=url,
-        issuer=client.issuer,
-        client_id=client.client_id,
-        csrf=CSRFRules(url.origin.encode("ascii"), name.lower().encode("ascii"), value.encode("ascii")),
-        cookies=CookiePolicy(application_id(client.issuer, client.client_id, url.absolute("")), same_site=same_site),
-        development=in_development,
-        endpoints=path_prefix,
-        anonymous_user_status=anonymous_user_status,
-        login=login,
-        hsts=hsts_header(hsts, url),
-        clock=clock,
-    )
-
-
-def _check_object(given: object, method: str | None, *, at: str) -> None:
-    """Refuse a class in place of an object, and an object of another kind, before anybody logs in."""
-    if isinstance(given, type):
-        raise ConfigurationError(f"{given.__name__} is a class: give an object of it, {given.__name__}(...)", path=at)
-    if given is not None and method is not None and not callable(getattr(given, method, None)):
-        raise ConfigurationError(f"{type(given).__name__} has no method {method}", path=at)
-
-
-def _check_registration(client: Client, assertions: ClientAssertionService | None) -> None:
-    """Refuse a client that cannot prove who it is: a BFF is a confidential client (RFC 10017 6.1.3.1)."""
-    method = client.client_auth
-    nothing = method is None and client.client_secret is None
-    if method == "none" or ((nothing or method == "private_key_jwt") and assertions is None):
-        raise ConfigurationError(
-            "a BFF proves who it is: give client_secret, client_auth=PrivateKeyJWT(...), or client_assertions",
-            path="client.client_auth",
-        )
-    if "openid" not in client.scope.split():
-        raise ConfigurationError(
-            f"scope is {client.scope!r}: it needs openid, which says who logs in", path="client.scope"
-        )
-
-
-_PREFIX = re.compile(r"(/[A-Za-z0-9_-]+)+")
-_HEADER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
-_HEADER_VALUE = re.compile(r"[!-~]+")
