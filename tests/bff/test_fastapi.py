@@ -101,7 +101,7 @@ def test_page_user_makes_a_hop_when_another_site_links() -> None:
         browser = w.logged_in(path="/bff/login?returnUrl=/page")
         browser.page = httpx2.URL("https://news.example/")
         page = browser.click("/page?a=1")
-        hop, end = browser.history
+        hop, _, end = browser.history
         assert (hop.status_code, hop.headers["cache-control"]) == (200, "no-store")
         assert (str(end.url), page.json()) == (f"{LOCAL}/page?a=1", "page of alice")
 

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 from coatcheck.bff.answers import Answer, AnswerInstead, problem_answer, redirect
 from coatcheck.bff.current import SCOPE_KEY, CurrentRequest
-from coatcheck.bff.pages import hop
+from coatcheck.bff.pages import hop, message_page
 from coatcheck.bff.problems import Problem, log_problem
 from coatcheck.bff.return_url import checked_return_url
 from coatcheck.errors import LoginRequired
@@ -50,7 +50,8 @@ async def page_user(scope: MutableMapping[str, Any]) -> User:
     Return the user for whom a page is made, logging them in first if need be.
 
     A navigation that another site started goes through one hop of our own first, because the browser withholds the
-    Strict cookie from it. A request that is no navigation is judged like a call of `api_user`.
+    Strict cookie from it; the handler never sees the parameter that marks it. A request that is no navigation is judged
+    like a call of `api_user`.
 
     Raises:
         AnswerInstead: the hop, or the redirect to the login. Let it pass, it is the answer.
@@ -60,8 +61,10 @@ async def page_user(scope: MutableMapping[str, Any]) -> User:
         case "none":
             return await api_user(scope)
         case "foreign":
-            raise AnswerInstead(hop(here(current)))
+            raise AnswerInstead(_by_our_own_hop(current))
         case _:
+            if _has_hopped(current):
+                raise AnswerInstead(redirect(here(current)))
             try:
                 return await _user(current)
             except LoginRequired:
@@ -73,6 +76,24 @@ def to_login(current: CurrentRequest) -> Answer:
     return redirect(f"{current.settings.login_path}?{urlencode({'returnUrl': here(current)})}")
 
 
+def _by_our_own_hop(current: CurrentRequest) -> Answer:
+    """
+    Have our own page start the navigation again, once.
+
+    A window that inherits a sandbox (a link in a framed preview) has no origin, so every navigation in it comes from
+    another site, ours too: without the mark it would go round for ever.
+    """
+    page = here(current)
+    if _has_hopped(current):
+        return message_page("Open this page?", "Another site sent you here.", link=(page, "Open it"))
+    return hop(f"{page}{'&' if '?' in page else '?'}{_HOPPED}")
+
+
+def _has_hopped(current: CurrentRequest) -> bool:
+    query = current.scope["query_string"]
+    return bool(query == _HOPPED.encode() or query.endswith(b"&" + _HOPPED.encode()))
+
+
 async def _user(current: CurrentRequest) -> User:
     user = await current.user()
     if user is None:
@@ -82,9 +103,11 @@ async def _user(current: CurrentRequest) -> User:
 
 
 def here(current: CurrentRequest) -> str:
-    """The address of this page, if it is one that a browser may be sent back to."""
+    """The address of this page without the mark of our hop, if it is one that a browser may be sent back to."""
     settings = current.settings
     query = bytes(current.scope["query_string"]).decode("ascii", "replace")
+    if _has_hopped(current):
+        query = query[: -len(_HOPPED)].removesuffix("&")
     text = settings.public_url.path + current.path + (f"?{query}" if query else "")
     return checked_return_url(text, public_url=settings.public_url, endpoints=settings.endpoints) or settings.home
 
@@ -98,3 +121,7 @@ def _forbidden(current: CurrentRequest, refusal: Problem) -> Answer:
         trace_id=current.trace_id,
     )
     return problem_answer(refusal, trace_id=current.trace_id)
+
+
+_HOPPED = "bff-hop=1"
+"""Stands at the end of the query between our hop and the page, which never sees it."""
