@@ -11,7 +11,7 @@ import pytest
 
 from coatcheck.errors import ConfigurationError
 from coatcheck.sessions import KeyRing, key_from_file
-from coatcheck.sessions.key_file import check_owner
+from coatcheck.sessions.private_file import check_owner
 
 
 def test_a_key_file_is_made_once_and_read_from_then_on(tmp_path: Path) -> None:
@@ -70,13 +70,13 @@ def test_a_path_that_cannot_hold_a_key_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("owner", "reader"), [(1000, 1000), (0, 1000), (1000, 0)])
 def test_a_key_file_of_ones_own_or_of_root_is_used(owner: int, reader: int) -> None:
-    check_owner(Path("key"), owner=owner, mode=0o100600, reader=reader)
+    check_owner(Path("key"), owner=owner, mode=0o100600, reader=reader, danger="read along", path="keys")
 
 
 def test_a_key_that_another_user_has_planted_is_refused() -> None:
     """In a folder that both may write, whoever comes first makes the file, and knows the key."""
-    with pytest.raises(ConfigurationError, match="belongs to another user"):
-        check_owner(Path("key"), owner=1001, mode=0o100644, reader=1000)
+    with pytest.raises(ConfigurationError, match="belongs to another user, who can read along"):
+        check_owner(Path("key"), owner=1001, mode=0o100644, reader=1000, danger="read along", path="keys")
 
 
 def test_a_key_that_others_can_read_is_told_to_its_owner(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
