@@ -49,7 +49,7 @@ FLOORS = [
 HOMES = {
     "httpx2": {"transport", "tokens.auth"},
     "joserfc": {"oauth.jwt"},
-    "cryptography": {"sessions.seal", "oauth.dpop"},
+    "cryptography": {"sessions.seal", "oauth.dpop", "bff.development_certificate"},
     "msgspec": {"codec", "config"},
     "opentelemetry": {"telemetry"},
     "pyreqwest": {"bff.forwarder"},

@@ -1,4 +1,4 @@
-"""The command `coatcheck`: run, check, new-key, demo."""
+"""The command `coatcheck`: run, check, new-key, dev-tls, demo."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from coatcheck.clock import SYSTEM_CLOCK
 from coatcheck.errors import ConfigurationError
 from coatcheck.sessions.seal import new_key
 
 DEFAULT_FILE = Path("coatcheck.toml")
+
+_KEYCHAIN = "~/Library/Keychains/login.keychain-db"
+_NSS = "sql:$HOME/.pki/nssdb"
 
 WRONG = 1
 """`check` and `demo --check` found something wrong."""
@@ -44,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("file", nargs="?", type=Path, default=DEFAULT_FILE, help="default: %(default)s")
     run.add_argument("--listen", metavar="ADDRESS:PORT", help="in place of server.listen")
     run.add_argument("--workers", metavar="N", type=int, help="in place of server.workers")
+    run.add_argument("--dev-tls", action="store_true", help="serve https on localhost, with a certificate made for it")
     run.set_defaults(run=_run)
 
     check = commands.add_parser("check", help="say what is wrong with a file, asking its authorization servers, too")
@@ -53,6 +58,10 @@ def _parser() -> argparse.ArgumentParser:
     key = commands.add_parser("new-key", help="print a new key that seals sessions; keep it as a secret")
     key.set_defaults(run=_new_key)
 
+    tls = commands.add_parser("dev-tls", help="make a certificate for https on localhost; say how to have it trusted")
+    tls.add_argument("host", nargs="?", default="localhost", help="or a name such as app.localhost")
+    tls.set_defaults(run=_dev_tls)
+
     demo = commands.add_parser("demo", help="log in, call an API and watch its token renew itself; needs no network")
     demo.add_argument("--port", type=int, default=8000, help="where the page is; default: %(default)s")
     demo.add_argument("--check", action="store_true", help="go through it once without a browser, and stop")
@@ -61,15 +70,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    _need_the_extra()
+    _need_the_extra("gateway", "granian", "pyreqwest", "starlette")
     from coatcheck.gateway.serving import Start, serve
 
-    serve(Start(arguments.file.absolute(), listen=arguments.listen, workers=arguments.workers))
+    serve(
+        Start(arguments.file.absolute(), listen=arguments.listen, workers=arguments.workers, dev_tls=arguments.dev_tls)
+    )
     return 0
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    _need_the_extra()
+    _need_the_extra("gateway", "granian", "pyreqwest", "starlette")
     from coatcheck.gateway.check import check
 
     findings = check(arguments.file)
@@ -85,20 +96,34 @@ def _new_key(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _dev_tls(arguments: argparse.Namespace) -> int:
+    _need_the_extra("bff", "pyreqwest")
+    from coatcheck.bff.development_certificate import development_certificate
+
+    made = development_certificate(arguments.host.lower(), now=SYSTEM_CLOCK.time())
+    print(f"certificate: {made.certificate} (until {made.expires}, for {', '.join(made.names)})")
+    print(f"key:         {made.key}")
+    print(f"to use it:   uvicorn ... --ssl-certfile {made.certificate} --ssl-keyfile {made.key}")
+    print("to trust it: accept the browser's warning once; or, without a warning,")
+    print(f"  Safari and Chrome on a Mac: security add-trusted-cert -p ssl -k {_KEYCHAIN} {made.certificate}")
+    print(f"  Chrome on Linux:            certutil -d {_NSS} -A -t P,, -n coatcheck -i {made.certificate}")
+    return 0
+
+
 def _demo(arguments: argparse.Namespace) -> int:
-    _need_the_extra()
+    _need_the_extra("gateway", "granian", "pyreqwest", "starlette")
     from coatcheck.testing.demo import demo
 
     return demo(port=arguments.port, check=arguments.check)
 
 
-def _need_the_extra() -> None:
+def _need_the_extra(extra: str, *libraries: str) -> None:
     """The core alone cannot serve; say so in place of an ImportError."""
-    missing = [name for name in ("granian", "pyreqwest", "starlette") if find_spec(name) is None]
+    missing = [name for name in libraries if find_spec(name) is None]
     if missing:
-        are = "is" if len(missing) == 1 else "are"
+        are, what = "is" if len(missing) == 1 else "are", "the gateway" if extra == "gateway" else "this"
         raise ConfigurationError(
-            f"{', '.join(missing)} {are} not installed, which the gateway needs: pip install 'coatcheck[gateway]'"
+            f"{', '.join(missing)} {are} not installed, which {what} needs: pip install 'coatcheck[{extra}]'"
         )
 
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, BrowserType, sync_playwright
 
 from tests.rig.node import exclusively, node_binary, npm_ci
 from tests.rig.programs import CACHE, ProgramFailed
@@ -63,15 +63,24 @@ def launch() -> Iterator[Browser]:
     Playwright's synchronous face keeps an event loop running in this thread while it lives, so no coroutine test may
     run meanwhile.
     """
+    with sync_playwright() as playwright, start(playwright.chromium) as browser:
+        yield browser
+
+
+@contextmanager
+def start(chromium: BrowserType, *arguments: str) -> Iterator[Browser]:
+    """Another browser beside one that runs (`browser.browser_type`), with more *arguments* than it needs anyway."""
     found = find_chromium()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=found.path, headless=True, args=found.arguments, env={**os.environ, **found.env}
-        )
-        try:
-            yield browser
-        finally:
-            browser.close()
+    browser = chromium.launch(
+        executable_path=found.path,
+        headless=True,
+        args=[*found.arguments, *arguments],
+        env={**os.environ, **found.env},
+    )
+    try:
+        yield browser
+    finally:
+        browser.close()
 
 
 def find_chromium() -> Chromium:

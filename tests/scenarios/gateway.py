@@ -23,11 +23,12 @@ class Application:
     port: int
     front_port: int | None = None
     """Where browsers go, if something stands in front of it."""
+    scheme: str = "http"
 
     @property
     def url(self) -> str:
         """`localhost`, because the providers are on `127.0.0.1`: to a browser these are two sites."""
-        return f"http://localhost:{self.front_port or self.port}"
+        return f"{self.scheme}://localhost:{self.front_port or self.port}"
 
     @property
     def redirect_uri(self) -> str:
@@ -38,8 +39,8 @@ class Application:
         return f"{self.url}/bff/logged-out"
 
     @classmethod
-    def at_free_port(cls) -> Application:
-        return cls(free_port())
+    def at_free_port(cls, *, scheme: str = "http") -> Application:
+        return cls(free_port(), scheme=scheme)
 
 
 @contextmanager
@@ -56,9 +57,14 @@ def gateway(
     coordination: str | None = None,
     frontend: Path | None = None,
     more: Sequence[str] = (),
+    arguments: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
 ) -> Iterator[Program]:
-    """Write the file and the key, start the gateway, and stop it. *more* are lines for the top of the file."""
+    """
+    Write the file and the key, start the gateway, and stop it.
+
+    *more* are lines for the top of the file, *arguments* some for `coatcheck run`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "coatcheck.key").write_text(new_key())
     (folder / "client.secret").write_text(client.client_secret or "")
@@ -85,6 +91,6 @@ def gateway(
         lines += ["[frontend]", f"static = {json.dumps(str(frontend))}"]
     file = folder / "coatcheck.toml"
     file.write_text("\n".join(lines) + "\n")
-    with coatcheck("run", file, env=env) as program:
+    with coatcheck("run", file, *arguments, env=env) as program:
         program.wait_for(rf"{application.url}/ is served")
         yield program

@@ -33,17 +33,18 @@ def key_ring(keys: Sequence[str] | None, *, development: bool, folder: Path = DE
 
 def development_database(folder: Path = DEVELOPMENT_FOLDER) -> Path:
     """Return the path of development mode's sessions, in a folder that exists and that version control ignores."""
-    _make_folder(folder)
+    make_development_folder(folder)
     return folder / "sessions.db"
 
 
 def development_key(folder: Path) -> str:
     """Read the key file, or make it. Of several processes that start together, one makes it and all read it."""
-    _make_folder(folder)
+    make_development_folder(folder)
     return key_from_file(folder / "key")
 
 
-def _make_folder(folder: Path) -> None:
+def make_development_folder(folder: Path) -> None:
+    """Make the folder that is development mode's own, and have version control ignore it; raise ConfigurationError."""
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         ignore = folder / ".gitignore"

@@ -12,6 +12,7 @@ from coatcheck.config import APIWords, ConfigurationProblems, GatewayConfig, loa
 from coatcheck.config.values import StorePlace
 from coatcheck.errors import ConfigurationError, InvalidMetadata, TransportError
 from coatcheck.gateway.app import create_bff
+from coatcheck.gateway.development_tls import missing_tls
 from coatcheck.gateway.impostors import may_meet_impostors
 from coatcheck.gateway.stores import GatewayStores, open_stores
 from coatcheck.oauth.client import Client
@@ -42,6 +43,7 @@ def check(file: Path) -> Findings:
     problems = asyncio.run(_ask_everybody(config, stores))
     summary = (
         f"{config.public_url.absolute('/')} on {config.server.listen}, {_plural(config.server.workers, 'worker')}",
+        *filter(None, [missing_tls(config)]),
         f"register at {config.clients['default'].issuer}: redirect URI {bff.redirect_uri}",
         f"register there, too: post-logout redirect URI {bff.post_logout_redirect_uri}",
         *(f"{api.path} -> {api.url} ({_credential(api)})" for api in config.apis),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -20,10 +21,13 @@ from granian.log import LogLevels
 from granian.server.embed import Server as EmbeddedServer
 
 from coatcheck.bff.answers import ASGIApp
+from coatcheck.bff.development_certificate import DevelopmentCertificate
+from coatcheck.clock import SYSTEM_CLOCK
 from coatcheck.config import GatewayConfig, load_config
 from coatcheck.config.values import Listen
 from coatcheck.errors import ConfigurationError
 from coatcheck.gateway.app import create_app
+from coatcheck.gateway.development_tls import certificate_for, missing_tls
 from coatcheck.gateway.stores import open_stores
 
 STOP_DEADLINE = 25
@@ -51,6 +55,7 @@ class Start:
     file: Path
     listen: str | None = None
     workers: int | None = None
+    dev_tls: bool = False
 
     def config(self) -> GatewayConfig:
         """Read the file; raises ConfigurationError."""
@@ -65,7 +70,9 @@ def serve(start: Start) -> None:
         ConfigurationError: before anything is served.
     """
     config = start.config()
+    certificate = certificate_for(config, now=SYSTEM_CLOCK.time()) if start.dev_tls else None
     check_startable(config)
+    _say_who_speaks_tls(config, certificate)
     listen = config.server.listen
     server = Granian(
         f"coatcheck {start.file}",
@@ -78,6 +85,8 @@ def serve(start: Start) -> None:
         log_level=LogLevels.warning,
         log_dictconfig=LOGGING,
         log_access=False,
+        ssl_cert=certificate.certificate if certificate else None,
+        ssl_key=certificate.key if certificate else None,
     )
     server.on_startup(partial(_say_when_open, config))
     server.serve(target_loader=partial(_load_app, start), wrap_loader=False)
@@ -121,6 +130,18 @@ async def serving(app: ASGIApp, listen: Listen) -> AsyncIterator[None]:
 
 def _load_app(start: Start) -> ASGIApp:
     return create_app(start.config())
+
+
+def _say_who_speaks_tls(config: GatewayConfig, certificate: DevelopmentCertificate | None) -> None:
+    if certificate is not None:
+        line = (
+            f"TLS with {certificate.certificate}, until {certificate.expires}: accept the browser's warning once, or "
+            "`coatcheck dev-tls` says how to have it trusted"
+        )
+    else:
+        line = missing_tls(config) or ""
+    if line:
+        print(f"coatcheck: {line}", file=sys.stderr, flush=True)
 
 
 def _say_when_open(config: GatewayConfig) -> None:
