@@ -21,6 +21,8 @@ Layout = Literal["two ports", "two paths", "one registration"]
 LAYOUTS: tuple[Layout, ...] = ("two ports", "two paths", "one registration")
 """The last is two ports whose applications have one `client_id`."""
 
+FLOOD = 200
+
 USER = (
     "url => fetch(url, {headers: {'X-CSRF': '1'}}).then(async r => r.status !== 200 ? r.status :"
     " Object.fromEntries((await r.json()).map(claim => [claim.type, claim.value])))"
@@ -133,6 +135,10 @@ class Sibling:
         """Set *cookies*, with the attributes that ours have."""
         self.sets = [f"{name}={value}; Path=/; Secure; HttpOnly; SameSite=Strict" for name, value in cookies.items()]
         page.goto(self.url)
+
+    def flood(self, page: Page) -> None:
+        """Push out all others: Chromium keeps 180 cookies of a host, and drops those that were used longest ago."""
+        self.plant(page, {f"flood-{number}": "x" for number in range(FLOOD)})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(b"content-type", b"text/html"), *((b"set-cookie", line.encode()) for line in self.sets)]
