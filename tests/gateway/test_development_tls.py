@@ -57,7 +57,7 @@ def test_login_call_and_restart_by_two_workers(gateway: Gateway) -> None:
         browser.login("/bff/login")
         assert browser.fetch("/api/echo/orders").status_code == 200
         ours = [cookie for cookie in browser.cookies.all() if cookie.name.startswith("__Host-Http-coatcheck-")]
-        assert [cookie.secure for cookie in ours] == [True]
+        assert {cookie.secure for cookie in ours} == {True}
         cookies = browser.cookies
     gateway.stop()
     gateway.start("--dev-tls")

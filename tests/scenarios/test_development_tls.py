@@ -66,7 +66,7 @@ def log_in_call_and_log_out(page: Page, application: Application) -> None:
     page.wait_for_url(f"{application.url}/")
     assert page.evaluate(CALL) == 200
     ours = [cookie for cookie in page.context.cookies() if cookie.get("name", "").startswith("__Host-Http-coatcheck-")]
-    assert [(cookie.get("secure"), cookie.get("httpOnly")) for cookie in ours] == [(True, True)]
+    assert {(cookie.get("secure"), cookie.get("httpOnly")) for cookie in ours} == {(True, True)}
     page.goto(application.url + page.evaluate(LOGOUT_URL))
     page.click("button[value=yes]")
     page.wait_for_url(f"{application.url}/**")
