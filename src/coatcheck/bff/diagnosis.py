@@ -66,7 +66,10 @@ def diagnose_lost_login(lost: LostLogin, *, settings: Settings) -> Diagnosis:
                 "the application by exactly that address. "
             )
             if settings.public_url.loopback and not settings.public_url.secure:
-                remedy += "Safari keeps no secure cookies on http://localhost: use another browser or https there."
+                remedy += (
+                    "Safari keeps no secure cookies on http://localhost: use another browser, or write public_url with "
+                    "https and start with `coatcheck run --dev-tls` (`coatcheck dev-tls` for a server of your own)."
+                )
             else:
                 remedy += "The page may also have been opened from the history, or after more than 15 minutes."
         case "no_cookie" | "consumed":
