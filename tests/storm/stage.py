@@ -147,9 +147,10 @@ class Visitor:
 
     @property
     def cookie(self) -> str:
-        """What it sends along with an API call."""
+        """The session's cookies that it sends along with an API call."""
         url = httpx2.URL(PUBLIC_URL + "/")
-        return self.agent.cookies.header(url, initiator=url, navigation=False, method="GET") or ""
+        sent = self.agent.cookies.header(url, initiator=url, navigation=False, method="GET") or ""
+        return "; ".join(cookie for cookie in sent.split("; ") if "-logins=" not in cookie)
 
     def receive(self, answer: CallAnswer) -> None:
         """Keep the cookies of an answer that has arrived."""
