@@ -177,6 +177,22 @@ def test_a_return_to_our_own_endpoints_would_be_a_loop_or_a_forged_logout(text: 
     assert checked_return_url(text, public_url=SHOP) is None
 
 
+@pytest.mark.spec("RTU-09")
+@pytest.mark.parametrize(
+    "text", ["/Auth/logout", "/auth/logout", "/AUTH", "/%41uth/login", "/Store/Auth/login", "/STORE/store/auth/x"]
+)
+def test_endpoints_are_refused_in_whatever_case_they_and_our_own_path_are_written(text: str) -> None:
+    shop = parse_public_url("https://shop.example/Store")
+    assert checked_return_url(text, public_url=shop, endpoints="/Auth") is None
+    assert checked_return_url("/Store/orders", public_url=shop, endpoints="/Auth") == "/Store/orders"
+
+
+@pytest.mark.spec("RTU-05")
+@pytest.mark.parametrize("text", ["/a/..;/bff/logout", "/..;x=1/b", "/.;/b", "/%2e%2e;/b", "/a/..%3B/b", "/a/..;"])
+def test_dot_segments_of_servers_that_cut_at_a_semicolon_are_refused(text: str) -> None:
+    assert check(text) is None
+
+
 @pytest.mark.spec("RTU-10", "RTU-05")
 @given(
     st.lists(

@@ -32,10 +32,11 @@ def checked_return_url(text: str, *, public_url: PublicURL, endpoints: str = "/b
     if len(url) > MAX_LENGTH or _BAD_PERCENT.search(url):
         return None
     path = re.split("[?#]", url, maxsplit=1)[0]
+    own, ours = public_url.path.casefold(), endpoints.casefold()  # not every server in front minds the case
     for level in _decodings(path):
         if level is None or _AMBIGUOUS.search(level) or _FORBIDDEN_DECODED.search(level):
             return None
-        if any(_is_endpoint(inside, endpoints) for inside in _inside(level, public_url)):
+        if any(_is_endpoint(inside, ours) for inside in _inside(level.casefold(), own)):
             return None
     rest = next(iter(_decodings(url[len(path) :])))
     if rest is None or _FORBIDDEN_DECODED.search(rest):
@@ -58,17 +59,16 @@ def _decodings(text: str) -> Iterator[str | None]:
     yield None
 
 
-def _inside(path: str, public_url: PublicURL) -> Iterator[str]:
-    """Yield *path* without our own path in front of it, as often as it is there: a proxy may take one more off."""
+def _inside(path: str, own: str) -> Iterator[str]:
+    """Yield *path* without our *own* path in front of it, as often as it is there: a proxy may take one more off."""
     yield path
-    while (inside := public_url.strip(path)) != path:
-        path = inside
+    while own and path.startswith(own + "/"):
+        path = path[len(own) :]
         yield path
 
 
 def _is_endpoint(path: str, endpoints: str) -> bool:
-    folded = path.casefold()
-    return folded == endpoints or folded.startswith(endpoints + "/")
+    return path == endpoints or path.startswith(endpoints + "/")
 
 
 _MAX_DECODINGS = 4
@@ -77,5 +77,6 @@ _CONTROLS = "\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufe
 _FORBIDDEN = re.compile(rf"[{_CONTROLS} \\]")
 _FORBIDDEN_DECODED = re.compile(rf"[{_CONTROLS}]")
 _BAD_PERCENT = re.compile("%(?![0-9A-Fa-f]{2})")
-# Empty segments, dot segments, backslashes, a leading space: each parser has its own idea of these.
-_AMBIGUOUS = re.compile(r"//|\\|/\.{1,2}(?=/|$)|^/ ")
+# Empty segments, dot segments (for some servers "..;" is one), backslashes, a leading space: each parser has its own
+# idea of these.
+_AMBIGUOUS = re.compile(r"//|\\|/\.{1,2}(?=[/;]|$)|^/ ")
