@@ -277,10 +277,14 @@ def test_response_mode_downgrade_a_code_in_the_fragment_leaves_the_address() -> 
     """A fragment never reaches us, and a browser carries it on along redirects, to the first that has its own."""
     with world() as w:
         browser = w.browser()
+        url = w.callback(browser)
         page = browser.click(CALLBACK)  # whatever stood behind the "#"
         assert [answer.status_code for answer in browser.history] == [303, 400]
         assert browser.history[0].headers["location"] == "/bff/callback?state=#none"
         assert page.headers["coatcheck-error"] == "login_response_invalid"
+        browser.click(callback_url(state=query_of(url)["state"], iss=ISSUER))
+        assert browser.history[0].headers["location"] == "/bff/callback?state=#none"
+        assert login_cookies(browser) == [] and w.token_requests() == 0
 
 
 @pytest.mark.spec("OAU-08", "OAU-27")

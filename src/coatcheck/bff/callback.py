@@ -53,9 +53,10 @@ class Callback:
 
     async def __call__(self, current: CurrentRequest) -> Answer:
         """Answer with a hop to the return URL, and the cookie of the new session; or say why not."""
-        if not current.parameters:
-            return redirect(f"{self._settings.callback_path}?state={WITHOUT_FRAGMENT}", status=303)
         state = _only(current, "state")
+        if _may_have_a_fragment(current, state):
+            away = redirect(f"{self._settings.callback_path}?state={WITHOUT_FRAGMENT}", status=303)
+            return away.with_cookies(self._attempts.forget(state or "", current.cookies))
         if not state:
             return refuse(current, _NO_STATE, retry_for=self._settings.home)
         if not self._is_wanted(current, state):
@@ -156,6 +157,12 @@ WITHOUT_FRAGMENT = "#none"
 What takes the place of a fragment that the browser would otherwise carry on: a code that an authorization server was
 made to put there, instead of the query, must not stay in the address (FAPI 2.0 Security Profile 6.5).
 """
+
+
+def _may_have_a_fragment(current: CurrentRequest, state: str | None) -> bool:
+    """Whether the answer, or its better half, is not where it belongs; not so at the place that this leads to."""
+    names = {name for name, _ in current.parameters}
+    return current.method == "GET" and state != "" and names.isdisjoint({"code", "error"})
 
 
 def _only(current: CurrentRequest, name: str) -> str | None:
