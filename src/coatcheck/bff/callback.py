@@ -54,13 +54,13 @@ class Callback:
     async def __call__(self, current: CurrentRequest) -> Answer:
         """Answer with a hop to the return URL, and the cookie of the new session; or say why not."""
         state = _only(current, "state")
+        if not self._is_wanted(current, state):
+            return refuse(current, _NOT_WANTED)
         if _may_have_a_fragment(current, state):
             away = redirect(f"{self._settings.callback_path}?state={WITHOUT_FRAGMENT}", status=303)
             return away.with_cookies(self._attempts.forget(state or "", current.cookies))
         if not state:
             return refuse(current, _NO_STATE, retry_for=self._settings.home)
-        if not self._is_wanted(current, state):
-            return refuse(current, _NOT_WANTED)
         found = self._attempts.recall(state, current.cookies, now=self._settings.clock.time())
         if isinstance(found, LostLogin):
             answer = self._lost(current, found, state)
@@ -72,10 +72,10 @@ class Callback:
                 return self._failed(current, found, error, "session")
         return answer.with_cookies(self._attempts.forget(state, current.cookies))
 
-    def _is_wanted(self, current: CurrentRequest, state: str) -> bool:
+    def _is_wanted(self, current: CurrentRequest, state: str | None) -> bool:
         """A navigation of the whole window, or of our own frame for a silent login; nothing that only looks ahead."""
         by_navigation = current.claims.mode in ((), (b"navigate",)) and not current.is_prefetch
-        return by_navigation and (not current.is_in_frame or is_silent(state))
+        return by_navigation and (not current.is_in_frame or is_silent(state or ""))
 
     async def _answer(self, current: CurrentRequest, attempt: LoginAttempt) -> Answer:
         """
