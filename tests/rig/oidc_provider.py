@@ -142,7 +142,8 @@ class OIDCProvider(ControlPlane):
 
         json=, drop= (members of the answer); claims=, drop_claims=, header=, drop_header= (of the id_token);
         sign="none", "wrong-key", "bad-signature", "hs256-public-key" or "ES256".
-        With path "redirect": query=, drop= (parameters of the way back to the application).
+        With path "redirect": query=, drop= (parameters of the way back to the application), fragment= (parameters that
+        stand in its fragment, too).
         """
         self._call("POST", "tamper", {**_criteria(path, grant_type, client_id), "times": times, **changes})
 

@@ -5,7 +5,8 @@
 //    "claims": {"iss": "https://evil.example"}, "drop_claims": ["sub"],                 claims of its id_token, signed again
 //    "header": {"kid": "x"}, "drop_header": ["kid"],
 //    "sign": "none" | "wrong-key" | "bad-signature" | "hs256-public-key" | "ES256"}
-//   {"path": "redirect", "query": {"state": "x"}, "drop": ["iss"]}                      the redirect back to the application
+//   {"path": "redirect", "query": {"state": "x"}, "drop": ["iss"],                      the redirect back to the application
+//    "fragment": ["code"]}                                                              parameters that its fragment has, too
 import crypto from 'node:crypto';
 import { matches, take } from './matching.mjs';
 
@@ -27,6 +28,7 @@ function tamperRedirects(response, entry, issuer) {
       if (wanted) {
         const url = new URL(location);
         for (const [name, value] of Object.entries(wanted.query ?? {})) url.searchParams.set(name, value);
+        if (wanted.fragment) url.hash = new URLSearchParams(wanted.fragment.map((name) => [name, url.searchParams.get(name)]));
         for (const name of wanted.drop ?? []) url.searchParams.delete(name);
         response.setHeader('location', url.href);
         entry.tampered = true;
