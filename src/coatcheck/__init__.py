@@ -20,6 +20,8 @@ if TYPE_CHECKING:
         LoginOptions,
         TokensReceived,
         UserClaim,
+        api_access_token,
+        api_session,
         api_user,
         page_user,
     )
@@ -100,6 +102,8 @@ __all__ = [
     "UserToken",
     "UserTokenRequestParameters",
     "UserTokenStore",
+    "api_access_token",
+    "api_session",
     "api_user",
     "key_from_file",
     "new_key",

@@ -154,6 +154,7 @@ class Rig:
     clock: HandClock
     cookie: Line
     forwarder: Forwarder
+    tokens: Tokens
 
     def begin(
         self,
@@ -181,7 +182,9 @@ class Rig:
             "client": ("203.0.113.7", 40000),
             **(scope or {}),
         }
-        current = CurrentRequest(whole_scope, canonical, settings=self.settings, sessions=self.sessions)
+        current = CurrentRequest(
+            whole_scope, canonical, settings=self.settings, sessions=self.sessions, tokens=self.tokens
+        )
         browser = Browser(body, stays_silent)
         task = asyncio.ensure_future(self.api.handle(whole_scope, browser.receive, browser.send, current))
         return browser, task
@@ -241,7 +244,7 @@ async def route(
     )
     try:
         cookie = await _log_in(sessions, clock)
-        yield Rig(api, settings, sessions, store, clock, cookie, way_out)
+        yield Rig(api, settings, sessions, store, clock, cookie, way_out, tokens)
     finally:
         await way_out.aclose()
         await tokens.aclose()

@@ -134,7 +134,7 @@ def test_what_a_request_says_is_text_in_development_and_nowhere_else(
     path, name = PLACES[place]
     cookie, parameters = under_way
     in_an_answer = {**parameters, "error": "access_denied", name: text}
-    parameters = in_an_answer if name.startswith("error") else {name: text}
+    parameters = in_an_answer if name.startswith("error") else {name: text, "code": "c"}
     answer = shop.transport.handle_request(
         httpx2.Request(
             "GET",
@@ -145,7 +145,8 @@ def test_what_a_request_says_is_text_in_development_and_nowhere_else(
     if name == "state":  # starts over, by a hop that says nothing of it
         assert Elements(answer.text).names == PASSING and MARK not in answer.text
     else:
-        assert (MARK in check_card(answer.text).text) == (shop.bff.development and name != "sid")
+        shown = MARK in check_card(answer.text).text  # what looks like a secret is left out in development, too
+        assert not shown or (shop.bff.development and name != "sid")
     assert not [value for value in answer.headers.values() if MARK in value]
 
 

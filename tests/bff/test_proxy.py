@@ -215,7 +215,7 @@ async def test_a_renewed_session_cookie_goes_out_with_the_answer() -> None:
             "headers": [rig.cookie, *OURS],
             "client": None,
         }
-        current = CurrentRequest(scope, "/api/orders", settings=rig.settings, sessions=rig.sessions)
+        current = CurrentRequest(scope, "/api/orders", settings=rig.settings, sessions=rig.sessions, tokens=rig.tokens)
         browser = Browser()
         await rig.api.handle(scope, browser.receive, browser.send, current)
         assert browser.all(b"set-cookie") == [b"__Host-new=1; Secure"]

@@ -109,7 +109,7 @@ class Campaign:
     users: list[object] = field(default_factory=list)
     """Who was logged in after each attacker."""
     logins: int = 0
-    """How many logins browsers have brought to the provider: the attacker's and the victim's own, and those of shots."""
+    """How many logins browsers have brought to the provider: two before it all, and those of shots."""
     after_the_right_sid: object = None
     """Who was logged in after a page of our own site had found out the `sid` of the very session, and used it."""
 

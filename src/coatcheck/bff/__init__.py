@@ -7,7 +7,7 @@ try:
     from coatcheck.bff.claims import ClaimsEnricher, ClaimsEnricherContext, UserClaim
     from coatcheck.bff.events import BFFEvents, TokensReceived
     from coatcheck.bff.login_options import LoginOptions
-    from coatcheck.bff.who import api_user, page_user
+    from coatcheck.bff.who import api_access_token, api_session, api_user, page_user
 except ModuleNotFoundError as error:
     if error.name != "pyreqwest":
         raise
@@ -21,6 +21,8 @@ __all__ = [
     "LoginOptions",
     "TokensReceived",
     "UserClaim",
+    "api_access_token",
+    "api_session",
     "api_user",
     "page_user",
 ]

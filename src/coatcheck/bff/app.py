@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
-from coatcheck.bff.answers import Answer, ASGIApp
+from coatcheck.bff.answers import ASGIApp
 from coatcheck.bff.arrival import Arrival
 from coatcheck.bff.callback import Callback
 from coatcheck.bff.claims import ClaimsEnricher, ShownClaims
@@ -14,13 +15,14 @@ from coatcheck.bff.csrf import Protection
 from coatcheck.bff.diagnostics import Diagnostics
 from coatcheck.bff.events import BFFEvents
 from coatcheck.bff.forwarder import Forwarder, PyreqwestForwarder
+from coatcheck.bff.frameworks import teach
 from coatcheck.bff.keys import key_ring
 from coatcheck.bff.logged_out import LoggedOut
 from coatcheck.bff.login import Login, LoginStart
 from coatcheck.bff.login_loop import LoginLoop
 from coatcheck.bff.login_options import LoginOptions
 from coatcheck.bff.logout import Logout, LogoutLink
-from coatcheck.bff.middleware import ANSWERED_ERRORS, BFFMiddleware, Desk, Endpoint, answer_for
+from coatcheck.bff.middleware import BFFMiddleware, Desk, Endpoint
 from coatcheck.bff.options import check_object, check_registration, check_visible, checked_settings
 from coatcheck.bff.paths import RouteTable
 from coatcheck.bff.problems import logger
@@ -29,7 +31,6 @@ from coatcheck.bff.silent_login import SilentLogin, SilentLoginCallback
 from coatcheck.bff.storage import make_storage
 from coatcheck.bff.transactions import LoginAttempts
 from coatcheck.bff.user import UserEndpoint
-from coatcheck.bff.who import current_request
 from coatcheck.clock import SYSTEM_CLOCK, Clock
 from coatcheck.coordination import CoordinationStore
 from coatcheck.errors import ConfigurationError
@@ -194,6 +195,8 @@ class BFF:
             {settings.endpoints + path: endpoint for path, endpoint in endpoints.items()},
             settings.endpoints + "/",
             self._remote_apis,
+            tokens,
+            partial(teach, settings=settings),
             self.aclose,
         )
 
@@ -279,37 +282,23 @@ class BFF:
         """
         Put this BFF in front of a Starlette or FastAPI application. Middleware that is added later stands before it.
 
-        `LoginRequired` escaping from a handler becomes 401, `TokenUnavailable` and `StoreUnavailable` become 503.
+        `LoginRequired` escaping from a handler becomes 401, `TokenUnavailable` and `StoreUnavailable` become 503, in
+        mounted applications, too. The OpenAPI document of FastAPI shows which operations need the session and the
+        CSRF header.
         """
         if self._installed:
             raise ConfigurationError("this BFF is installed already: one BFF serves one application")
         self._installed = True
-        app.add_middleware(BFFMiddleware, desk=self._desk)
-        _teach_errors(app)
+        app.add_middleware(BFFMiddleware, desk=self._desk, application=app)
+        self._desk.teach(app)
 
     def wrap(self, app: ASGIApp) -> ASGIApp:
         """Return an ASGI application that is *app* with this BFF in front of it. Serve that one."""
-        _teach_errors(app)
-        return BFFMiddleware(app, desk=self._desk)
+        self._desk.teach(app)
+        return BFFMiddleware(app, desk=self._desk, application=app)
 
     async def aclose(self) -> None:
         """Close what was opened in this event loop. The ASGI lifespan does it; call it only without one."""
         await self.tokens.aclose()
         await self._storage.aclose()
         await self._forwarder.aclose()
-
-
-def _teach_errors(app: object) -> None:
-    """
-    Tell an application of Starlette's kind what to answer for our errors.
-
-    Any other application may let them escape to the middleware; Starlette would have answered 500 by then.
-    """
-    add_exception_handler = getattr(app, "add_exception_handler", None)
-    if add_exception_handler is not None:
-        for error in ANSWERED_ERRORS:
-            add_exception_handler(error, _answer)
-
-
-async def _answer(request: Any, error: Exception) -> Answer:
-    return await answer_for(error, current_request(request.scope))

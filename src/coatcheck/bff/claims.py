@@ -9,7 +9,7 @@ from inspect import isawaitable
 from typing import Any, NamedTuple, Protocol
 
 from coatcheck import codec
-from coatcheck.bff.middleware import ANSWERED_ERRORS
+from coatcheck.bff.who import ANSWERED_ERRORS
 from coatcheck.errors import ConfigurationError
 from coatcheck.tokens.manager import Tokens
 from coatcheck.tokens.values import User

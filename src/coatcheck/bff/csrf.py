@@ -33,11 +33,16 @@ class Protection(Enum):
 
 @dataclass(frozen=True, slots=True)
 class CSRFRules:
-    """*origin* is our own (`https://app.example.com`); the header's name and value prove that a script of ours asks."""
+    """
+    *origin* is our own (`https://app.example.com`); the header's name and value prove that a script of ours asks.
+
+    *written* is the name as the application writes it, for those who read it.
+    """
 
     origin: bytes
     header_name: bytes = b"x-csrf"
     header_value: bytes = b"1"
+    written: str = "X-CSRF"
     judged: frozenset[bytes] = field(init=False, repr=False)
     """The names of the header lines that are looked at."""
 
@@ -86,14 +91,18 @@ def check_api(claims: Claims, rules: CSRFRules) -> Verdict | None:
 
 def check_without_header(claims: Claims, rules: CSRFRules, *, method: str) -> Verdict | None:
     """
-    Judge a call on a route that does without the header (`csrf=False`): an image, a download, a form.
+    Judge a call on a route that does without the header (`csrf=False`): an image, a download, an event stream, a form.
 
-    A person at the address bar (`none`) is let in for GET and HEAD only.
+    Something must speak for it all the same: `Sec-Fetch-Site`, which no page can forge, or our own `Origin`; or else
+    the header. Silence is no proof: the Strict cookie alone would let a sibling host in, which is the same site. A
+    person at the address bar (`none`) is let in for GET and HEAD only.
     """
     allowed = _OWN_SCRIPT_OR_PERSON if method in ("GET", "HEAD") else _OWN_SCRIPT
     if claims.site not in allowed or not _own_origin(claims, rules):
         return "cross_site"
-    return None
+    if claims.site or claims.origin or claims.header == (rules.header_value,):
+        return None
+    return "csrf_header_missing"
 
 
 def check_websocket(claims: Claims, rules: CSRFRules) -> Verdict | None:
@@ -105,9 +114,10 @@ def navigation(claims: Claims, *, method: str) -> Literal["own", "foreign", "non
     """
     Judge a request for a page: *own* (same-origin, or started by the user), *foreign* (another site's link), *none*.
 
-    A browser without Fetch Metadata says nothing and counts as *own*: there the Strict cookie alone must do.
+    A browser without Fetch Metadata says nothing and counts as *own*: there the Strict cookie alone must do, unless the
+    request carries our header, which only a script can send.
     """
-    if method not in ("GET", "HEAD") or claims.mode not in ((), (b"navigate",)):
+    if method not in ("GET", "HEAD") or claims.mode not in ((), (b"navigate",)) or (claims.header and not claims.mode):
         return "none"
     return "own" if claims.site in _OWN_SCRIPT_OR_PERSON else "foreign"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import MutableMapping
 from contextlib import suppress
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import parse_qsl
 
 from coatcheck.bff import csrf
@@ -15,6 +15,9 @@ from coatcheck.sessions.cookie import Cookies, parse_cookies
 from coatcheck.sessions.sessions import SessionHandle, Sessions
 from coatcheck.telemetry import trace_id
 from coatcheck.tokens.values import User
+
+if TYPE_CHECKING:
+    from coatcheck.tokens.manager import Tokens
 
 SCOPE_KEY: Final = "coatcheck"
 """Where the ASGI scope carries the `CurrentRequest`."""
@@ -42,14 +45,19 @@ class CurrentRequest:
         "scope",
         "sessions",
         "settings",
+        "tokens",
     )
 
-    def __init__(self, scope: MutableMapping[str, Any], path: str, *, settings: Settings, sessions: Sessions) -> None:
+    def __init__(
+        self, scope: MutableMapping[str, Any], path: str, *, settings: Settings, sessions: Sessions, tokens: Tokens
+    ) -> None:
         self.scope = scope
         self.path = path
         """The path inside the application: canonical, and without the path of `public_url`."""
         self.settings = settings
         self.sessions = sessions
+        self.tokens = tokens
+        """Those of the BFF that the request came through. They know a user's token only after a check, too."""
         self.is_page = False
         """Whether a page is being made for the user: then a login can begin by itself."""
         self.may_be_exempt = False
@@ -146,11 +154,15 @@ class CurrentRequest:
 
     def check_without_header(self) -> Problem | None:
         """The same for a route with `csrf=False`: no header, but still nobody else's site."""
+        if self.scope["type"] == "websocket":
+            return self.check_api()
         return self._verdict(csrf.check_without_header(self.claims, self.settings.csrf, method=self.method))
 
     def check_page(self) -> Literal["own", "foreign", "none"]:
         """Say whose navigation this is (`csrf.navigation`), and open the way to the session for our own."""
         if self.scope["type"] == "websocket":  # a GET without Sec-Fetch-* in some browsers, but never a navigation
+            return "none"
+        if not self.wants_page:  # a browser without Sec-Fetch-* tells its navigations by what they accept
             return "none"
         kind = csrf.navigation(self.claims, method=self.method)
         if kind == "own":

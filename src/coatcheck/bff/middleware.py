@@ -10,7 +10,7 @@ The one ASGI middleware: every request passes here, in this order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -27,20 +27,15 @@ from coatcheck.bff.proxy import RemoteAPI
 from coatcheck.bff.refusals import Refused
 from coatcheck.bff.settings import Settings
 from coatcheck.bff.step_up import step_up_path
-from coatcheck.bff.who import here, to_login
+from coatcheck.bff.who import ANSWERED_ERRORS, here, to_login
 from coatcheck.errors import (
     CoatcheckError,
     LoginRequired,
     SessionGone,
     StepUpRequired,
-    StoreUnavailable,
-    TokenUnavailable,
-    UnknownSealKey,
 )
 from coatcheck.sessions.sessions import Sessions
-
-ANSWERED_ERRORS = (LoginRequired, SessionGone, TokenUnavailable, StoreUnavailable, UnknownSealKey, AnswerInstead)
-"""What a handler may let escape: each has its answer. Everything else is the application's own business."""
+from coatcheck.tokens.manager import Tokens
 
 _LOGIN_HELPS = frozenset({"session_missing", "session_expired", *ENDS_THE_SESSION})
 
@@ -69,13 +64,23 @@ class Endpoint:
 
 
 class BFFMiddleware:
-    """Stands in front of *app*. `BFF.install` and `BFF.wrap` make it."""
+    """
+    Stands in front of *app*. `BFF.install` and `BFF.wrap` make it.
 
-    def __init__(self, app: ASGIApp, *, desk: Desk) -> None:
+    *application* is what was installed or wrapped. It is looked at once more when the first request comes: whatever was
+    mounted in it after `install` is there by then.
+    """
+
+    def __init__(self, app: ASGIApp, *, desk: Desk, application: object) -> None:
         self._app = app
         self._desk = desk
+        self._whole = application
+        self._taught = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self._taught:
+            self._taught = True
+            self._desk.teach(self._whole)
         if scope["type"] == "lifespan":
             await _lifespan(self._app, self._desk, scope, receive, send)
         elif scope["type"] in ("http", "websocket"):
@@ -97,7 +102,7 @@ class BFFMiddleware:
             except Refused as refused:
                 return await self._turn_away(scope, receive, send, refused)
         path = settings.public_url.strip(whole_path)
-        current = CurrentRequest(scope, path, settings=settings, sessions=desk.sessions)
+        current = CurrentRequest(scope, path, settings=settings, sessions=desk.sessions, tokens=desk.tokens)
         ours = path.startswith(desk.endpoints_below)
         remote_api = None if ours else desk.remote_apis.match(path)
         if remote_api is not None:
@@ -170,7 +175,9 @@ class BFFMiddleware:
     async def _refuse(
         self, scope: Scope, receive: Receive, send: Send, refusal: Problem, cause: str, remedy: str
     ) -> None:
-        trace_id = CurrentRequest(scope, "", settings=self._desk.settings, sessions=self._desk.sessions).trace_id
+        desk = self._desk
+        current = CurrentRequest(scope, "", settings=desk.settings, sessions=desk.sessions, tokens=desk.tokens)
+        trace_id = current.trace_id
         log_problem(refusal, cause=cause, remedy=remedy, trace_id=trace_id)
         await problem_answer(refusal, trace_id=trace_id)(scope, receive, send)
 
@@ -184,6 +191,8 @@ class Desk:
     endpoints: Mapping[str, Endpoint]
     endpoints_below: str
     remote_apis: RouteTable[RemoteAPI]
+    tokens: Tokens
+    teach: Callable[[object], None]
     close: Close
 
 

@@ -58,7 +58,7 @@ def checked_settings(
         public_url=url,
         issuer=client.issuer,
         client_id=client.client_id,
-        csrf=CSRFRules(url.origin.encode("ascii"), name.lower().encode("ascii"), value.encode("ascii")),
+        csrf=CSRFRules(url.origin.encode("ascii"), name.lower().encode("ascii"), value.encode("ascii"), name),
         cookies=CookiePolicy(application_id(client.issuer, client.client_id, url.absolute("")), same_site=same_site),
         development=in_development,
         endpoints=path_prefix,

@@ -8,10 +8,11 @@ from coatcheck.bff.claims import ClaimsUnavailable, ShownClaims, UserClaim
 from coatcheck.bff.current import CurrentRequest, user_of
 from coatcheck.bff.diagnosis import Diagnosis
 from coatcheck.bff.logout import LogoutLink
-from coatcheck.bff.middleware import ANSWERED_ERRORS, answer_for
+from coatcheck.bff.middleware import answer_for
 from coatcheck.bff.problems import log_problem, logger, problem
 from coatcheck.bff.refusals import refuse
 from coatcheck.bff.settings import Settings
+from coatcheck.bff.who import ANSWERED_ERRORS
 from coatcheck.errors import StoreUnavailable, UnknownSealKey
 from coatcheck.sessions.sessions import SessionHandle
 from coatcheck.tokens.coordinator import TokensState

@@ -1,9 +1,10 @@
-"""Who is calling: the only two ways for a handler to learn it, each with the check that belongs to it."""
+"""Who is calling: the only ways for a handler to learn it, each with the check that belongs to it."""
 
 from __future__ import annotations
 
 from collections.abc import MutableMapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from coatcheck.bff.answers import Answer, AnswerInstead, problem_answer, redirect
@@ -11,8 +12,19 @@ from coatcheck.bff.current import SCOPE_KEY, CurrentRequest
 from coatcheck.bff.pages import hop, message_page
 from coatcheck.bff.problems import Problem, log_problem
 from coatcheck.bff.return_url import checked_return_url
-from coatcheck.errors import LoginRequired
-from coatcheck.tokens.values import User
+from coatcheck.errors import LoginRequired, SessionGone, StoreUnavailable, TokenUnavailable, UnknownSealKey
+from coatcheck.sessions.session import Session
+from coatcheck.tokens.values import DEFAULT_PARAMETERS, User, UserToken, UserTokenRequestParameters
+
+ANSWERED_ERRORS: Final = (
+    LoginRequired,
+    SessionGone,
+    TokenUnavailable,
+    StoreUnavailable,
+    UnknownSealKey,
+    AnswerInstead,
+)
+"""What a handler may let escape: each has its answer. Everything else is the application's own business."""
 
 
 def current_request(scope: MutableMapping[str, Any]) -> CurrentRequest:
@@ -28,9 +40,13 @@ def current_request(scope: MutableMapping[str, Any]) -> CurrentRequest:
     return current
 
 
-async def api_user(scope: MutableMapping[str, Any]) -> User:
+async def api_user(scope: MutableMapping[str, Any], *, csrf: bool = True) -> User:
     """
     Return the user whose page's script makes this call. *scope* is the request's ASGI scope: `request.scope`.
+
+    *csrf* False is for what cannot send the CSRF header: an image, a download, an event stream. The browser must then
+    say that a page of ours asks, or the person at it; older ones that say nothing are refused. Links of other sites and
+    sibling hosts do not get in, but whatever stands on your own pages does, so let such a handler change nothing.
 
     Raises:
         AnswerInstead: 403, the call does not prove that a page of ours makes it.
@@ -38,11 +54,41 @@ async def api_user(scope: MutableMapping[str, Any]) -> User:
 
     RFC 10017 section 6.1.3.3.2.
     """
-    current = current_request(scope)
-    refusal = current.check_api()
-    if refusal is not None:
-        raise AnswerInstead(_forbidden(current, refusal))
-    return await _user(current)
+    return await _user(_checked(scope, csrf=csrf))
+
+
+async def api_session(scope: MutableMapping[str, Any], *, csrf: bool = True) -> Session:
+    """
+    Return the session in which `api_user` would find its user: when it began and ends, its claims, its `sid`.
+
+    It is a value, as the session was when this request opened it. Nothing leads from it to tokens or cookies.
+
+    Raises:
+        AnswerInstead, LoginRequired: as `api_user`.
+    """
+    current = _checked(scope, csrf=csrf)
+    await _user(current)
+    handle = await current.session()
+    assert handle is not None  # noqa: S101  # there is a user
+    return handle.session
+
+
+async def api_access_token(
+    scope: MutableMapping[str, Any], parameters: UserTokenRequestParameters = DEFAULT_PARAMETERS, *, csrf: bool = True
+) -> UserToken:
+    """
+    Return the access token of the user that `api_user` would find, renewed if it is due, for a call to an API.
+
+    It comes without the refresh token and the id_token, which no API has any business with: `Tokens.user_token` has
+    them.
+
+    Raises:
+        AnswerInstead, LoginRequired: as `api_user`; and LoginRequired when only a login brings another token.
+        TokenUnavailable: no token can be had just now; the middleware answers 503.
+    """
+    current = _checked(scope, csrf=csrf)
+    token = await current.tokens.user_token(await _user(current), parameters)
+    return replace(token, refresh_token=None, id_token=None)
 
 
 async def page_user(scope: MutableMapping[str, Any]) -> User:
@@ -92,6 +138,14 @@ def _by_our_own_hop(current: CurrentRequest) -> Answer:
 def _has_hopped(current: CurrentRequest) -> bool:
     query = current.scope["query_string"]
     return bool(query == _HOPPED.encode() or query.endswith(b"&" + _HOPPED.encode()))
+
+
+def _checked(scope: MutableMapping[str, Any], *, csrf: bool) -> CurrentRequest:
+    current = current_request(scope)
+    refusal = current.check_api() if csrf else current.check_without_header()
+    if refusal is not None:
+        raise AnswerInstead(_forbidden(current, refusal))
+    return current
 
 
 async def _user(current: CurrentRequest) -> User:
