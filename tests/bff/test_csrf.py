@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from coatcheck.bff.csrf import CSRFRules, check_api, check_without_header, navigation, read_claims
+from coatcheck.bff.csrf import (
+    Claims,
+    CSRFRules,
+    Protection,
+    check_api,
+    check_websocket,
+    check_without_header,
+    navigation,
+    read_claims,
+)
 
 RULES = CSRFRules(origin=b"https://shop.example")
+OWN = RULES.origin
 HEADER = (b"x-csrf", b"1")
 
 
@@ -102,3 +112,80 @@ def test_a_page_is_a_navigation_of_our_own_or_one_that_needs_a_hop(
 ) -> None:
     claims = read_claims([(b"sec-fetch-mode", mode), (b"sec-fetch-site", site)], RULES)
     assert navigation(claims, method=method) == kind
+
+
+def test_which_endpoints_bring_their_own_proof() -> None:
+    assert {protection.name for protection in Protection if protection.exempts} == {"SID", "LOGIN"}
+
+
+@pytest.mark.parametrize(
+    ("origin", "site", "allowed"),
+    [
+        ((OWN,), (b"same-origin",), True),
+        ((OWN,), (), True),
+        ((), (b"same-origin",), False),
+        ((b"https://evil.example",), (b"same-origin",), False),
+        ((b"null",), (), False),
+        ((OWN, OWN), (b"same-origin",), False),
+        ((OWN,), (b"cross-site",), False),
+        ((OWN,), (b"same-site",), False),
+        ((OWN,), (b"none",), False),
+    ],
+)
+@pytest.mark.spec("CSR-03")
+def test_a_websocket_handshake_comes_from_our_own_origin(
+    origin: tuple[bytes, ...], site: tuple[bytes, ...], allowed: bool
+) -> None:
+    verdict = check_websocket(Claims(header=(b"1",), origin=origin, site=site, mode=(b"websocket",)), RULES)
+    assert verdict == (None if allowed else "cross_site")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+@pytest.mark.parametrize(
+    ("header", "origin", "site", "verdict"),
+    [
+        ((), (), (b"same-origin",), None),
+        ((), (OWN,), (), None),
+        ((b"1",), (), (), None),
+        ((b"0",), (), (), "csrf_header_missing"),
+        ((), (), (), "csrf_header_missing"),
+        ((), (b"https://evil.example",), (b"same-origin",), "cross_site"),
+        ((b"1",), (b"https://evil.example",), (), "cross_site"),
+        ((b"1",), (OWN,), (b"same-site",), "cross_site"),
+        ((b"1",), (), (b"cross-site",), "cross_site"),
+        ((), (), (b"same-origin", b"same-origin"), "cross_site"),
+    ],
+)
+@pytest.mark.spec("CSR-02", "CSR-09")
+def test_without_the_header_something_else_speaks_for_the_call(
+    method: str,
+    header: tuple[bytes, ...],
+    origin: tuple[bytes, ...],
+    site: tuple[bytes, ...],
+    verdict: str | None,
+) -> None:
+    claims = Claims(header=header, origin=origin, site=site, mode=())
+    assert check_without_header(claims, RULES, method=method) == verdict
+
+
+@pytest.mark.parametrize(("method", "verdict"), [("GET", None), ("HEAD", None), ("POST", "cross_site")])
+def test_a_person_at_the_address_bar_may_look_and_not_act(method: str, verdict: str | None) -> None:
+    claims = Claims(header=(), origin=(), site=(b"none",), mode=(b"navigate",))
+    assert check_without_header(claims, RULES, method=method) == verdict
+
+
+@pytest.mark.parametrize(
+    ("method", "header", "mode", "kind"),
+    [
+        ("GET", (), (), "own"),
+        ("HEAD", (), (b"navigate",), "own"),
+        ("GET", (b"1",), (b"navigate",), "own"),
+        ("GET", (b"1",), (), "none"),
+        ("GET", (), (b"cors",), "none"),
+        ("POST", (), (b"navigate",), "none"),
+    ],
+)
+def test_what_carries_the_header_and_says_nothing_else_is_no_navigation(
+    method: str, header: tuple[bytes, ...], mode: tuple[bytes, ...], kind: str
+) -> None:
+    assert navigation(Claims(header=header, origin=(), site=(), mode=mode), method=method) == kind

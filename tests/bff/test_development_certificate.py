@@ -16,10 +16,15 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from coatcheck.bff.development_certificate import DevelopmentCertificate, development_certificate
+from coatcheck.bff.development_certificate import DevelopmentCertificate, _issue, development_certificate
 from coatcheck.errors import ConfigurationError
 from coatcheck.oauth.jwt import generate_private_key
 from tests.bff.certificates import make_certificates
@@ -59,6 +64,17 @@ def test_it_is_what_browsers_ask_for_and_can_sign_no_other(tmp_path: Path) -> No
     assert list(usages) == [ExtendedKeyUsageOID.SERVER_AUTH]
     assert not extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     assert not extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
+
+
+@pytest.mark.spec("DEV-02")
+def test_a_certificate_that_came_with_a_folder_and_names_other_sites_is_made_anew(tmp_path: Path) -> None:
+    found = made(tmp_path)
+    key = load_pem_private_key(found.key.read_bytes(), password=None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    moment = datetime.datetime.fromtimestamp(NOW, datetime.UTC)
+    found.certificate.write_bytes(_issue(key, ["localhost", "app.localhost", "accounts.example.com"], moment))
+    assert made(tmp_path).names == ("localhost", "127.0.0.1", "::1")
+    assert b"accounts" not in in_file(made(tmp_path)).public_bytes(Encoding.DER)
 
 
 @pytest.mark.spec("DEV-02")

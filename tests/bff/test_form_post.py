@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx2
 import pytest
@@ -121,3 +122,12 @@ def test_without_the_option_the_callback_takes_no_form() -> None:
     with world() as w:
         response = w.browser().fetch(f"{LOCAL}/bff/callback", "POST", initiator=ISSUER)
         assert (response.status_code, response.headers["allow"]) == (405, "GET")
+
+
+@pytest.mark.spec("OAU-16")
+def test_a_post_that_brings_its_answer_in_the_query_is_refused(w: World) -> None:
+    browser = w.browser()
+    fields = answer_page(w, browser)
+    response = post(browser, {}, query=f"?{urlencode(fields)}")
+    assert (response.status_code, response.headers["coatcheck-error"]) == (400, "login_response_invalid")
+    assert w.token_requests() == 0

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
+import httpx2
 import pytest
 
 from coatcheck import ConfigurationError, LoginOptions
+from coatcheck.bff.current import CurrentRequest
+from coatcheck.bff.login_parameters import LoginParameters, read_login_parameters
+from coatcheck.bff.refusals import Refused
 from tests.bff.test_login import begin
 from tests.bff.world import ISSUER, LOCAL, World, query_of, world
 
@@ -183,3 +188,115 @@ def test_third_party_logins_are_off_by_default() -> None:
         response = begin(w, f"?iss={ISSUER}")
         assert (response.status_code, response.headers["coatcheck-error"]) == (400, "third_party_login_refused")
         assert w.browser().fetch("/bff/login", "POST").status_code == 405
+
+
+# The parameters as values
+
+
+def read(query: str, *, login: LoginOptions = STEP_UPS) -> LoginParameters:
+    with world(login=login) as w:
+        scope = {"type": "http", "method": "GET", "query_string": query.encode(), "headers": []}
+        desk = w.bff._desk
+        current = CurrentRequest(
+            scope, "/bff/login", settings=desk.settings, sessions=desk.sessions, tokens=desk.tokens
+        )
+        return read_login_parameters(current, desk.settings)
+
+
+def test_what_was_not_asked_for_is_none() -> None:
+    assert read("") == LoginParameters(return_url="/")
+    assert read("returnUrl=&prompt=&login_hint=&ui_locales=&acr_values=&max_age=") == LoginParameters(return_url="/")
+    assert not LoginParameters(return_url="/").again and not LoginParameters(return_url="/").hopped
+
+
+def test_everything_that_is_asked_for_survives_a_hop() -> None:
+    query = "returnUrl=%2Fa&prompt=login&login_hint=h&ui_locales=de&acr_values=phr+phrh&max_age=0&again=1"
+    wanted = read(query)
+    assert wanted == LoginParameters(
+        return_url="/a", prompt="login", login_hint="h", ui_locales="de", acr_values="phr phrh", max_age=0, again=True
+    )
+    assert wanted.path("/bff/login") == f"/bff/login?{query}&hop=1"
+    assert read(wanted.path("").removeprefix("?")) == replace(wanted, hopped=True)
+
+
+def test_what_makes_a_login_a_step_up() -> None:
+    assert [read(query).is_step_up for query in ("", "acr_values=phr", "max_age=0", "acr_values=phr&max_age=300")] == [
+        False,
+        True,
+        True,
+        True,
+    ]
+
+
+@pytest.mark.parametrize("character", "\x01\x1f\x7f\x85\x9f\u2028\u2029\u202a\u202e\u2066\u2069")
+def test_each_character_that_could_mislead_is_kept_out_of_the_hint(character: str) -> None:
+    with pytest.raises(Refused, match="login_parameter_refused"):
+        read(f"login_hint={quote('a' + character)}")
+
+
+@pytest.mark.parametrize(
+    "hint", ["\xe9", "a b", "1234567890", "a-b+c@example.org", "\u2027", "\u202f", "\u206a", "x" * 256]
+)
+def test_other_text_is_a_hint(hint: str) -> None:
+    assert read(f"login_hint={quote(hint)}").login_hint == hint
+
+
+@pytest.mark.parametrize(
+    "locales", ["de", "de-CH-1996", "zh-Hant-TW fr", "x-a-b-c-d-e", "ABCDEFGH-12345678", " ".join(["d0"] * 10)]
+)
+def test_language_tags_are_passed_on(locales: str) -> None:
+    assert read(f"ui_locales={quote(locales)}").ui_locales == locales
+
+
+@pytest.mark.parametrize(
+    "locales", ["abcdefghi", "a-123456789", "-a", "a-", "a--b", "a  b", " a", "a-b-c-d-e-f-g", "d\xe9", "a b-"]
+)
+def test_what_is_no_language_tag_is_refused(locales: str) -> None:
+    with pytest.raises(Refused, match="login_parameter_refused"):
+        read(f"ui_locales={quote(locales)}")
+
+
+def test_refusals_say_what_was_asked_for_and_what_is_allowed() -> None:
+    for query, cause, remedy in (
+        (
+            "acr_values=gold",
+            "/login was called with acr_values='gold'.",
+            "Allowed by acr_values of the login options: phr, phrh.",
+        ),
+        ("max_age=7", "/login was called with max_age='7'.", "Allowed by max_age of the login options: 0, 300."),
+        (
+            "returnUrl=x" + "y" * 300,
+            "returnUrl was 'x" + "y" * 199 + "'.",
+            "Pass a path of your own such as /orders?page=2: one leading slash, no host, at most 2000 characters.",
+        ),
+    ):
+        with pytest.raises(Refused) as caught:
+            read(query)
+        assert (caught.value.diagnosis.cause, caught.value.diagnosis.remedy) == (cause, remedy)
+    with pytest.raises(Refused) as caught:
+        read("max_age=7", login=LoginOptions())
+    assert caught.value.diagnosis.remedy == "Allowed by max_age of the login options: none."
+
+
+def test_a_target_on_another_host_is_no_path_of_ours() -> None:
+    with pytest.raises(Refused, match="return_url_invalid"):
+        read(f"iss={quote(ISSUER)}&target_link_uri={quote('https://evil.example' + '/' * 3)}", login=THIRD_PARTY)
+    assert read(f"iss={quote(ISSUER)}&target_link_uri=/a", login=THIRD_PARTY).return_url == "/a"
+
+
+@pytest.mark.spec("OAU-27", "LGN-04")
+def test_another_site_cannot_skip_the_hop_of_a_third_party_login() -> None:
+    with world(login=THIRD_PARTY) as w:
+        asked = begin(w, f"?iss={ISSUER}&hop=1", headers=FOREIGN)
+        assert asked.status_code == 200 and "set-cookie" not in asked.headers
+        assert "Continue to the login" in asked.text and "http-equiv" not in asked.text
+
+
+@pytest.mark.spec("OAU-27")
+@pytest.mark.parametrize("name", ["sec-fetch-dest", "sec-purpose"])
+def test_a_doubled_header_is_not_taken_for_an_absent_one(name: str) -> None:
+    value = "iframe" if name == "sec-fetch-dest" else "prefetch"
+    with world() as w:
+        headers = [("sec-fetch-mode", "navigate"), (name, value), (name, value)]
+        response = w.transport.handle_request(httpx2.Request("GET", f"{LOCAL}/bff/login", headers=headers))
+        assert response.headers["coatcheck-error"] == "navigation_required"

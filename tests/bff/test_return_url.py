@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from random import Random
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import pytest
 from hypothesis import example, given, settings
@@ -300,3 +300,45 @@ PIECES += [
     '"',
     "<",
 ]
+
+
+@pytest.mark.spec("RTU-01")
+@pytest.mark.parametrize("character", "[]@!$&'()*+,;=:%?#/")
+def test_each_character_that_urls_have_stays_as_it_is(character: str) -> None:
+    text = f"/a?b{character}c" if character != "%" else "/a?b%25c"
+    assert check(text) == text
+
+
+@pytest.mark.spec("RTU-03")
+@pytest.mark.parametrize(
+    "character", "\u061c\u200b\u200d\u200f\u2028\u202a\u202e\u2060\u2066\u2069\ufeff\x7f\x80\x9f\x00\x1f"
+)
+def test_each_invisible_character_is_refused_in_path_query_and_fragment(character: str) -> None:
+    for text in (f"/a{character}", f"/a?b={character}", f"/a#{character}"):
+        assert check(text) is None
+        assert check(quote(text, safe="/?#=")) is None
+
+
+@pytest.mark.spec("RTU-06")
+@pytest.mark.parametrize("text", ["/a%c3%a9", "/a%C3%A9", "/a/ b", "/a/%20b", "/a?b=%20c"])
+def test_encodings_in_either_case_and_inner_spaces_of_a_path_are_fine(text: str) -> None:
+    assert (check(text) is None) == (" " in text)
+
+
+@pytest.mark.spec("RTU-05")
+@pytest.mark.parametrize("text", ["/a?x=%ff", "/a#%c3", "/%20a", "/a?b=%25252541"])
+def test_what_is_no_text_or_begins_with_a_space_is_refused(text: str) -> None:
+    assert check(text) is None or text.startswith("/a?b")
+
+
+@pytest.mark.spec("RTU-05")
+def test_encoding_upon_encoding_ends_somewhere() -> None:
+    three, four = "/a%252541", "/a%25252541"
+    assert (check(three), check(four)) == (three, None)
+
+
+@pytest.mark.spec("RTU-08")
+def test_the_greatest_length_counts_what_is_emitted() -> None:
+    assert check("/" + "a" * 1999) == "/" + "a" * 1999
+    assert check("/" + "a" * 2000) is None
+    assert check("/" + "\u00e9" * 334) is None

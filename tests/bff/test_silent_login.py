@@ -141,3 +141,23 @@ def test_it_is_off_by_default(path: str) -> None:
         assert w.browser().navigate(path).status_code == 404
         assert ISSUER  # nothing was sent there
         assert w.provider.log == []
+
+
+@pytest.mark.spec("OAU-35", "LGN-06")
+def test_a_silent_login_does_not_change_the_user_of_a_live_session(w: World) -> None:
+    """Somebody else has logged in at the provider meanwhile: the page still shows the first user's."""
+    browser = w.logged_in("alice")
+    session = session_cookie(browser)
+    for cookie in browser.cookies.all():
+        if cookie.name == "test_authorization_server":
+            browser.cookies.delete(cookie.name)
+    w.provider.behaviour.auto_login, w.provider.behaviour.username = True, "mallory"
+    other = w.browser()
+    other.login()
+    for cookie in other.cookies.all():
+        if cookie.name == "test_authorization_server":
+            browser.cookies.put(cookie)
+    assert told(ask(browser)) == {"isLoggedIn": "false", "error": "step_up_failed"}
+    assert session_cookie(browser) == session
+    assert claims(browser.fetch("/bff/user"))["sub"] == "alice"
+    assert w.provider.count("revocation") == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -148,3 +149,29 @@ def test_a_login_without_a_session_may_ask_for_more_at_once(w: World) -> None:
     browser.login("/bff/login?acr_values=phrh")
     assert claims(browser.fetch("/bff/user"))["acr"] == "phrh"
     assert query_of(w.callback(w.browser(), path="/bff/login?acr_values=phr"))["code"]
+
+
+@pytest.mark.spec("COO-11")
+def test_a_page_that_no_login_can_satisfy_does_not_go_round_for_ever() -> None:
+    async def never_content(scope: Any, receive: Any, send: Any) -> None:
+        if current_request(scope).path.startswith("/page"):
+            await page_user(scope)
+            raise StepUpRequired(max_age=300)
+        await json_answer(b"null")(scope, receive, send)
+
+    with world(login=OPTIONS, app=never_content) as w:
+        w.provider.behaviour.auto_login = True
+        browser = w.browser()
+        page = browser.navigate("/page")
+        assert (page.status_code, page.headers["coatcheck-error"]) == (400, "login_loop")
+        assert w.token_requests() == 3
+
+
+@pytest.mark.spec("OAU-29")
+def test_a_page_cannot_loosen_what_the_settings_ask_for() -> None:
+    with world() as w:
+        client = replace(w.provider.client(), authorization_params={"max_age": "60"})
+    with world(login=OPTIONS, client=client) as w:
+        for asked, sent in (("300", "60"), ("0", "0")):
+            response = w.browser().navigate(f"/bff/login?max_age={asked}", stop_at=ISSUER)
+            assert query_of(response.headers["location"])["max_age"] == sent

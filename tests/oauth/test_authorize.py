@@ -456,3 +456,45 @@ def test_whatever_the_error_says_it_fits_one_log_line(error: str, description: s
 @given(st.lists(st.tuples(st.sampled_from(["code", "state", "iss", "error", "x"]), st.text(max_size=10)), max_size=6))
 def test_no_answer_is_believed_without_our_state(query: list[tuple[str, str]]) -> None:
     refused(query, transaction())
+
+
+@pytest.mark.spec("OAU-17")
+def test_the_errors_that_are_known_are_those_of_the_specifications() -> None:
+    of_oauth = {
+        "invalid_request",
+        "unauthorized_client",
+        "access_denied",
+        "unsupported_response_type",
+        "invalid_scope",
+        "server_error",
+        "temporarily_unavailable",
+        "invalid_target",
+    }
+    of_openid_connect = {
+        "interaction_required",
+        "login_required",
+        "account_selection_required",
+        "consent_required",
+        "invalid_request_uri",
+        "invalid_request_object",
+        "request_not_supported",
+        "request_uri_not_supported",
+        "registration_not_supported",
+        "unmet_authentication_requirements",
+    }
+    assert of_oauth | of_openid_connect == AUTHORIZATION_ERRORS
+    assert UNKNOWN_ERROR == "unknown_error"
+
+
+def test_a_code_has_a_greatest_length() -> None:
+    begun = transaction()
+    assert (
+        len(read_authorization_response([("code", "c" * 8192), ("state", begun.state)], begun, METADATA).code) == 8192
+    )
+    refused([("code", "c" * 8193), ("state", begun.state)], begun)
+
+
+def test_a_client_that_asks_for_no_scope_sends_none() -> None:
+    begun = replace(transaction(), scope="")
+    assert "scope" not in url_of(transaction=begun)
+    assert "of-a-ticket" not in repr(replace(begun, ticket_hash="of-a-ticket"))

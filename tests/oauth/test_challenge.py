@@ -54,3 +54,44 @@ def test_anything_else_is_none(header: str) -> None:
 @given(st.text(alphabet='Bearer DPoP=",\\ \t\x00é insufficient_user_authentication', max_size=200))
 def test_no_header_is_too_odd_to_be_read(header: str) -> None:
     step_up_challenge(header)
+
+
+@pytest.mark.parametrize("character", "!#$%&'*+.^_`|~09azAZ-")
+def test_tokens_may_have_every_character_that_tokens_have(character: str) -> None:
+    header = f"Bearer x{character}y=a{character}b, {DEMAND}, acr_values=q{character}r"
+    assert step_up_challenge(header) == StepUpChallenge((f"q{character}r",))
+
+
+@pytest.mark.parametrize("space", [" ", "\t", "  ", "\t "])
+def test_spaces_and_tabs_may_stand_around_everything(space: str) -> None:
+    header = (
+        f"{space}Basic{space}realm=x{space},{space}Bearer{space}{DEMAND}{space},{space}max_age{space}={space}5{space}"
+    )
+    assert step_up_challenge(header) == StepUpChallenge((), 5)
+
+
+@pytest.mark.parametrize("credentials", ["YQ==", "a-b._~+/09Z", "abc="])
+def test_other_schemes_may_carry_credentials_in_place_of_parameters(credentials: str) -> None:
+    assert step_up_challenge(f"Negotiate {credentials}, Bearer {DEMAND}") == StepUpChallenge()
+    assert step_up_challenge(f"Negotiate\t{credentials} , Bearer {DEMAND}") == StepUpChallenge()
+
+
+def test_quoted_values_are_unquoted_and_their_escapes_taken_off() -> None:
+    assert step_up_challenge(f'Bearer {DEMAND}, acr_values="a\\b \\"c\\" d,e"') == StepUpChallenge(("ab", '"c"', "d,e"))
+    assert step_up_challenge(f'Bearer {DEMAND}, acr_values=" a  b "') == StepUpChallenge(("a", "b"))
+    assert step_up_challenge(f'Bearer acr_values="a", {DEMAND[:-1]}') is None
+
+
+def test_the_longest_header_and_the_longest_age() -> None:
+    header = f"Bearer {DEMAND}, x="
+    assert step_up_challenge(header + "y" * (4096 - len(header))) == StepUpChallenge()
+    assert step_up_challenge(header + "y" * (4097 - len(header))) is None
+    assert step_up_challenge(f"Bearer {DEMAND}, max_age=999999999") == StepUpChallenge((), 999_999_999)
+    assert step_up_challenge(f"Bearer {DEMAND}, max_age=9999999999") == StepUpChallenge()
+    assert step_up_challenge(f'Bearer {DEMAND}, max_age="\u0663"') == StepUpChallenge()
+
+
+def test_parameters_belong_to_the_scheme_before_them() -> None:
+    assert step_up_challenge(f"{DEMAND}, Bearer") is None
+    assert step_up_challenge(f"Bearer realm=a, Digest {DEMAND}") is None
+    assert step_up_challenge(f"Bearer error=invalid_token, Digest x=y, DPoP {DEMAND}") == StepUpChallenge()

@@ -275,7 +275,8 @@ def test_the_openapi_document_says_what_an_operation_needs() -> None:
     }
     assert schemes["coatcheck_csrf_header"]["name"] == "X-Requested-By"
     assert set(schemes) == {"coatcheck_session", "coatcheck_csrf_header"}
-    both, cookie = [{"coatcheck_session": [], "coatcheck_csrf_header": []}], [{"coatcheck_session": []}]
+    cookie: list[dict[str, list[str]]] = [{"coatcheck_session": []}]
+    both: list[dict[str, list[str]]] = [{"coatcheck_session": [], "coatcheck_csrf_header": []}]
     for path, security in {"/api/me": both, "/api/session": both, "/page": cookie, "/api/picture": cookie}.items():
         assert document["paths"][path]["get"]["security"] == security
         assert document["paths"][path]["get"].get("parameters", []) == []

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from coatcheck.errors import ConfigurationError, CookieTooLarge
 from coatcheck.sessions import CookiePolicy, Cookies, application_id, delete_cookie, parse_cookies, set_cookie
-from coatcheck.sessions.cookie import COOKIE_LIMIT, SameSite
+from coatcheck.sessions.cookie import COOKIE_LIMIT, SameSite, room_in_cookie
 from tests.sessions.samples import ISSUER, POLICY
 
 NAME = POLICY.session
@@ -324,3 +324,27 @@ def test_many_different_names_take_linear_time() -> None:
     found = cookies(header + b";" + header)
     assert found.duplicated("n49999")
     assert found.get("n0") is None
+
+
+def test_the_name_of_an_application_stays_what_it_was() -> None:
+    """Another derivation would log everybody out, and leave the old cookies behind."""
+    name = application_id("https://idp.example.com", "shop", "https://app.example.com")
+    assert name == application_id("https://idp.example.com", "shop", "https://app.example.com/") == "mbuktljo"
+    assert name != application_id("https://idp.example.com/", "shop", "https://app.example.com")
+    assert name != application_id("https://idp.example.com", "shop", "/https://app.example.com")
+    policy = CookiePolicy("ABCxyz09")
+    assert (policy.session, policy.logins) == (
+        "__Host-Http-coatcheck-ABCxyz09",
+        "__Host-Http-coatcheck-ABCxyz09-logins",
+    )
+
+
+@pytest.mark.spec("COO-08")
+@pytest.mark.parametrize("same_site", ["Strict", "Lax", "None"])
+def test_a_cookie_takes_4096_bytes_and_not_one_more(same_site: SameSite) -> None:
+    name = CookiePolicy("abcdefgh").session
+    room = room_in_cookie(name, same_site=same_site)
+    assert len(set_cookie(name, "a" * room, same_site=same_site)) == COOKIE_LIMIT == 4096
+    with pytest.raises(CookieTooLarge):
+        set_cookie(name, "a" * (room + 1), same_site=same_site)
+    assert b"SameSite=Strict" in delete_cookie(name)

@@ -13,6 +13,9 @@ from coatcheck.sessions.sessions import SessionHandle, Sessions
 from coatcheck.tokens.manager import Tokens
 from coatcheck.tokens.values import User, UserToken
 
+MAX_SESSION_STATE = 1000
+"""Characters of a `session_state` that are kept. It is a salted hash (OpenID Connect Session Management 1.0)."""
+
 _SPENT = frozenset({"nonce", "at_hash", "c_hash", "s_hash"})
 """Claims that served to check this one id_token and mean nothing afterwards."""
 
@@ -58,7 +61,7 @@ class Arrival:
             )
         kept = {name: value for name, value in claims.items() if name not in _SPENT}
         session_state = dict(current.parameters).get("session_state")
-        if session_state:
+        if session_state and len(session_state) <= MAX_SESSION_STATE:
             kept["session_state"] = session_state
         handle = await self._sessions.create(
             claims=kept,

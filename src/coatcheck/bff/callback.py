@@ -92,7 +92,7 @@ class Callback:
                 current.parameters,
                 attempt.transaction,
                 metadata,
-                arrived_by="form_post" if current.method == "POST" else "query",
+                arrived_by="form_post" if current.is_all_form else "query",
                 unadvertised_iss=self._server.client.unadvertised_iss,
             )
         except OAuthError as error:

@@ -39,6 +39,7 @@ class CurrentRequest:
         "_session",
         "_set_cookies",
         "_trace_id",
+        "is_all_form",
         "is_page",
         "may_be_exempt",
         "path",
@@ -58,6 +59,8 @@ class CurrentRequest:
         self.sessions = sessions
         self.tokens = tokens
         """Those of the BFF that the request came through. They know a user's token only after a check, too."""
+        self.is_all_form = False
+        """Whether all parameters came in a form."""
         self.is_page = False
         """Whether a page is being made for the user: then a login can begin by itself."""
         self.may_be_exempt = False
@@ -109,6 +112,7 @@ class CurrentRequest:
 
     def add_form(self, fields: tuple[tuple[str, str], ...]) -> None:
         """Let *fields* of the request body count as parameters, too: one that is in both places is there twice."""
+        self.is_all_form = not self.parameters
         self._parameters = (*self.parameters, *fields)
 
     def parameter(self, name: str) -> str | None:
@@ -131,12 +135,12 @@ class CurrentRequest:
     @property
     def is_in_frame(self) -> bool:
         """Whether the browser wants to show the answer inside another page (W3C Fetch Metadata, `Sec-Fetch-Dest`)."""
-        return self.header(b"sec-fetch-dest") in _FRAMES
+        return any(name == b"sec-fetch-dest" and value in _FRAMES for name, value in self.scope["headers"])
 
     @property
     def is_prefetch(self) -> bool:
         """Whether the browser merely looks ahead, and a person may never come (`Sec-Purpose`, and its older names)."""
-        return any(b"prefetch" in (self.header(name) or b"").lower() for name in (b"sec-purpose", b"purpose", b"x-moz"))
+        return any(name in _PURPOSES and b"prefetch" in value.lower() for name, value in self.scope["headers"])
 
     @property
     def wants_page(self) -> bool:
@@ -249,6 +253,7 @@ def user_of(handle: SessionHandle) -> User:
     return User(iss=session.iss, sub=session.sub, sid=session.sid, claims=session.claims, session=handle)
 
 
+_PURPOSES = (b"sec-purpose", b"purpose", b"x-moz")
 _FRAMES = (b"iframe", b"frame", b"embed", b"object", b"fencedframe")
 
 

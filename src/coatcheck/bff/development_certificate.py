@@ -86,7 +86,8 @@ def development_certificate(host: str, *, now: float, folder: Path = DEVELOPMENT
         if found is not None and _serves(found, key, host, moment):
             expires = found.not_valid_after_utc.date()
             return DevelopmentCertificate(file, key_file, _names(found), expires)
-        names = dict.fromkeys((*NAMES, host, *(_names(found) if found is not None else ())))
+        kept = _names(found) if found is not None and _is_for_this_machine(found) else ()
+        names = dict.fromkeys((*NAMES, host, *kept))
         _write(file, _issue(key, names, moment), replace=found is not None)
     raise ConfigurationError(f"{file} does not stay as it was written: stop the other processes that write it")
 
@@ -127,9 +128,19 @@ def _read(file: Path) -> x509.Certificate | None:
 def _serves(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, host: str, now: datetime.datetime) -> bool:
     return (
         certificate.public_key() == key.public_key()
+        and _is_for_this_machine(certificate)
         and host in _names(certificate)
         and certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc - RENEW_BEFORE
     )
+
+
+def _is_for_this_machine(certificate: x509.Certificate) -> bool:
+    """Whether whoever trusts it trusts nothing else: a folder that came from elsewhere may hold anything."""
+    try:
+        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except x509.ExtensionNotFound:
+        return False
+    return not constraints.ca and all(is_loopback(name) for name in _names(certificate))
 
 
 def _names(certificate: x509.Certificate) -> tuple[str, ...]:

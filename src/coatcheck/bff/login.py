@@ -48,7 +48,8 @@ class LoginStart:
             response_mode=self._settings.login.response_mode,
             ticket_hash=replaces.session.id if replaces else None,
         )
-        return LoginAttempt(transaction, wanted.prompt, _step_up(replaces) if replaces and wanted.is_step_up else None)
+        bound = replaces is not None and (wanted.is_step_up or wanted.silent)
+        return LoginAttempt(transaction, wanted.prompt, _step_up(replaces) if replaces and bound else None)
 
     async def begin(self, current: CurrentRequest, attempt: LoginAttempt, wanted: LoginParameters) -> Answer:
         """
@@ -99,8 +100,10 @@ class Login:
             handle = await current.session(slide=False)
             if handle is not None and wanted.again:
                 return redirect(self._settings.home)
-            if handle is None:
-                self._check_cookies(current, wanted)
+            if handle is None or wanted.is_step_up:
+                self._check_loop(current, wanted)
+            if handle is None and not wanted.again and not self._settings.development:
+                self._warn_of_unanswered(current)
             attempt = self._start.attempt(wanted, handle)
             return await self._start.begin(current, attempt.as_second() if wanted.again else attempt, wanted)
         except LoopEnded as ended:
@@ -130,23 +133,22 @@ class Login:
             return None
         if not self._settings.login.third_party:
             return self._ask(target)
-        return None if wanted.hopped and current.method == "GET" else hop(target)
+        # After the hop it is our own navigation. One that says so and is not may be anybody's: the user is asked.
+        return self._ask(target) if wanted.hopped else hop(target)
 
     def _ask(self, target: str) -> Answer:
         name = urlsplit(self._settings.public_url.origin).netloc
         return message_page(f"Log in to {name}?", "Another site sent you here.", link=(target, "Continue to the login"))
 
-    def _check_cookies(self, current: CurrentRequest, wanted: LoginParameters) -> None:
-        """For somebody without a session: see whether earlier logins of this browser left a trace of what is wrong."""
+    def _check_loop(self, current: CurrentRequest, wanted: LoginParameters) -> None:
+        """See whether earlier logins of this browser have not helped, for want of a cookie or of a stronger login."""
         if self._loop.is_on(current.cookies, now=self._settings.clock.time()):
             raise LoopEnded(
                 "login_loop",
-                f"A browser has logged in {MAX_LOGINS} times within {WINDOW:.0f} s, and came back without its session.",
+                f"A browser has logged in {MAX_LOGINS} times within {WINDOW:.0f} s, and was sent to the login again.",
                 "See whether something removes its cookie (a full cookie jar, a proxy, a browser extension), whether "
                 f"{wanted.return_url[:200]} asks for a login that its user has, and whether all nodes have one store.",
             )
-        if not wanted.again and not self._settings.development:
-            self._warn_of_unanswered(current)
 
     def _warn_of(self, host: str) -> None:
         """Say once per host that the application is reached by another address than the configured one."""

@@ -32,6 +32,8 @@ class LoginParameters:
     ui_locales: str | None = None
     acr_values: str | None = None
     max_age: int | None = None
+    silent: bool = False
+    """Nobody sees this login. No query says so; `/bff/silent-login` does."""
     again: bool = False
     hopped: bool = False
 

@@ -45,7 +45,7 @@ class SilentLogin:
         if mode not in ((), (b"navigate",)) or site not in ((), (b"same-origin",)) or current.is_prefetch:
             refused = Refused("navigation_required", "/silent-login is for a frame of a page of ours.", _IN_A_FRAME)
             return refuse(current, refused.diagnosis)
-        wanted = LoginParameters(return_url=self._settings.home, prompt="none")
+        wanted = LoginParameters(return_url=self._settings.home, prompt="none", silent=True)
         try:
             current.exempt()  # the session only tells which one the new login replaces
             attempt = self._start.attempt(wanted, await current.session(slide=False))

@@ -8,7 +8,7 @@ kept then, for as long as its cookie could still be shown, is that it was used.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Literal
 
@@ -43,7 +43,8 @@ _SILENT = ".silent"
 @dataclass(frozen=True, slots=True)
 class StepUp:
     """
-    The session that a login is to strengthen: whose it is, and which one it is, where sessions can be looked up.
+    The session that a login is to strengthen, or that a silent login goes on with: whose it is, and which one it is,
+    where sessions can be looked up.
 
     Whoever authenticates must be the same user, and the session must still be there: else somebody would complete, in
     their own name, what somebody else had begun.
@@ -51,7 +52,7 @@ class StepUp:
 
     iss: str
     sub: str
-    session_id: str | None
+    session_id: str | None = field(repr=False)
 
 
 class StepUpRefused(CoatcheckError):

@@ -107,7 +107,8 @@ def new_transaction(
     """
     Begin a login: fresh `state`, `nonce` and `code_verifier`, 256 bits each.
 
-    *scope* defaults to the client's; *max_age* (seconds) to the client's `authorization_params`. With *acr_values* the
+    *scope* defaults to the client's; *max_age* (seconds) to that of the client's
+    `authorization_params`, which it can only make stricter. With *acr_values* the
     id_token must say that the user was authenticated in one of these ways (RFC 9470).
 
     Raises:
@@ -121,8 +122,8 @@ def new_transaction(
         raise ConfigurationError(f"the redirect URI {error}", path="public_url") from None
     scope = client.scope if scope is None else scope
     check_scope(scope, path="scope")
-    if max_age is None and (configured := client.authorization_params.get("max_age")) is not None:
-        max_age = int(configured)
+    if (configured := client.authorization_params.get("max_age")) is not None:
+        max_age = int(configured) if max_age is None else min(max_age, int(configured))
     return AuthorizationTransaction(
         issuer=client.issuer,
         client=name,
