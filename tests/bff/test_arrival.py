@@ -11,6 +11,7 @@ from coatcheck import TokensReceived, User, UserToken, UserTokenRequestParameter
 from coatcheck.bff import api_user
 from coatcheck.bff.answers import json_answer
 from coatcheck.errors import StoreUnavailable
+from coatcheck.stores.memory import MemoryStore
 from tests.bff.world import World, claims, session_cookie, world
 
 
@@ -135,3 +136,47 @@ def test_a_revocation_that_fails_does_not_fail_the_login() -> None:
         browser.login("/bff/login?prompt=login", username="bob")
         assert claims(browser.fetch("/bff/user"))["sub"] == "bob"
         assert w.sessions() == 1
+
+
+@pytest.mark.spec("LGN-04", "LGN-06")
+@pytest.mark.parametrize("username", ["alice", "bob"])
+def test_a_login_ends_a_session_in_cookies_that_the_browser_withholds(username: str) -> None:
+    """The provider shows a page, so that the Strict cookies of the session before do not come back with the answer."""
+    with world(sessions="cookie") as w:
+        browser, copy = w.logged_in("alice"), w.browser()
+        for cookie in browser.cookies.all():
+            copy.cookies.put(cookie)
+        assert copy.fetch("/bff/user").status_code == 200
+        browser.login("/bff/login?prompt=login", username=username)
+        assert claims(browser.fetch("/bff/user"))["sub"] == username
+        assert copy.fetch("/bff/user").status_code == 401
+        assert w.provider.count("revocation") == (1 if username == "bob" else 0)
+
+
+@pytest.mark.spec("LGN-06")
+def test_the_tokens_that_are_revoked_are_those_that_the_session_has_by_then() -> None:
+    with world(sessions="cookie") as w:
+        w.start(token_of(w))
+        w.provider.behaviour.code_lifetime *= 60
+        browser = w.logged_in("alice")
+        url = w.callback(browser, username="bob", path="/bff/login?prompt=login")
+        w.advance(w.provider.behaviour.access_token_lifetime.total_seconds())
+        provider, browser.page = browser.page, None
+        assert browser.fetch("/api/token").status_code == 200  # another tab: the refresh token is a new one
+        before = [entry for entry in w.provider.log if entry.endpoint == "revocation"]
+        browser.page = provider
+        browser.click(url)
+        revoked = [entry for entry in w.provider.log if entry.endpoint == "revocation"]
+        assert (len(before), len(revoked)) == (0, 1)
+        refreshed = [entry for entry in w.provider.log if entry.values("grant_type") == ["refresh_token"]]
+        assert revoked[0].values("token") != refreshed[-1].values("refresh_token")
+
+
+def test_however_many_logins_a_session_begins_one_value_is_held() -> None:
+    store = MemoryStore()
+    with world(sessions="cookie", coordination=store) as w:
+        browser = w.logged_in()
+        before = len(store._values)
+        for _ in range(50):
+            browser.navigate("/bff/login?prompt=login", stop_at="http://127.0.0.1:9000")
+        assert len(store._values) == before + 1

@@ -108,7 +108,13 @@ def test_cross_user_session_fixation_a_step_up_ends_in_the_browser_that_began_it
 
 
 @pytest.mark.spec("OAU-35")
-def test_a_step_up_of_a_session_that_has_ended_begins_none(w: World) -> None:
+@pytest.mark.parametrize("sessions", ["server", "cookie"])
+def test_a_step_up_of_a_session_that_has_ended_begins_none(sessions: str) -> None:
+    with world(login=OPTIONS, app=transfers, **({"sessions": "cookie"} if sessions == "cookie" else {})) as w:
+        _step_up_after_logout(w)
+
+
+def _step_up_after_logout(w: World) -> None:
     browser = w.logged_in("alice")
     logout = claims(browser.fetch("/bff/user"))["bff:logout_url"]
     url = w.callback(browser, path="/bff/login?acr_values=phr")  # one tab

@@ -273,7 +273,8 @@ def _in_child(target: Target, source: str | None) -> int:
             importlib.import_module(target.module)
         except BaseException:
             return _UNUSABLE
-    return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *target.tests]))
+    quiet = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+    return int(pytest.main([*quiet, *target.tests]))
 
 
 class _Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):

@@ -82,10 +82,8 @@ class Arrival:
         """What one user has begun in one session is not completed by another, nor after its end."""
         if (user.iss, user.sub) != (step_up.iss, step_up.sub):
             raise StepUpRefused("another user authenticated than the one who is logged in")
-        if step_up.session_id is not None:
-            now = self._settings.clock.time()
-            if await self._sessions.find(step_up.session_id, now=now) is None:
-                raise StepUpRefused("the session that was to be strengthened has ended meanwhile")
+        if await self._sessions.find(step_up.session_id, now=self._settings.clock.time()) is None:
+            raise StepUpRefused("the session that was to be strengthened has ended meanwhile")
 
     async def _keep(self, handle: SessionHandle, token: UserToken, *, client: str) -> None:
         """Give the tokens to the application's own store. If that fails there is no session either."""

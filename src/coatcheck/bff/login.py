@@ -14,7 +14,7 @@ from coatcheck.bff.problems import logger, printable
 from coatcheck.bff.refusals import Refused, refuse
 from coatcheck.bff.registration_check import RegistrationCheck
 from coatcheck.bff.settings import Settings
-from coatcheck.bff.transactions import LoginAttempt, LoginAttempts, StepUp
+from coatcheck.bff.transactions import LIFETIME, LoginAttempt, LoginAttempts, StepUp
 from coatcheck.errors import CoatcheckError, CookieTooLarge
 from coatcheck.oauth.authorize import authorization_url, new_transaction
 from coatcheck.provider import AuthorizationServer
@@ -35,8 +35,18 @@ class LoginStart:
         self._attempts = attempts
         self._check_registration = RegistrationCheck(settings, server)
 
-    def attempt(self, wanted: LoginParameters, replaces: SessionHandle | None) -> LoginAttempt:
-        """Begin a login; *replaces* is the session that this browser has now and that the new one will replace."""
+    async def attempt(
+        self, current: CurrentRequest, wanted: LoginParameters, replaces: SessionHandle | None
+    ) -> LoginAttempt:
+        """
+        Begin a login; *replaces* is the session that this browser has now and that the new one will replace.
+
+        Raises:
+            StoreUnavailable: the session cannot be found again when the browser comes back.
+        """
+        if replaces is not None:
+            until = self._settings.clock.time() + LIFETIME
+            await current.sessions.hold(replaces, until=until)
         transaction = new_transaction(
             self._server.client,
             name="default",
@@ -104,7 +114,7 @@ class Login:
                 self._check_loop(current, wanted)
             if handle is None and not wanted.again and not self._settings.development:
                 self._warn_of_unanswered(current)
-            attempt = self._start.attempt(wanted, handle)
+            attempt = await self._start.attempt(current, wanted, handle)
             return await self._start.begin(current, attempt.as_second() if wanted.again else attempt, wanted)
         except LoopEnded as ended:
             answer = refuse(current, ended.diagnosis, retry_for=return_url)
@@ -198,8 +208,7 @@ def _check_navigation(current: CurrentRequest) -> None:
 
 def _step_up(handle: SessionHandle) -> StepUp:
     session = handle.session
-    # Sessions that travel in cookies cannot be looked up by anything else than the cookie.
-    return StepUp(session.iss, session.sub, None if handle.renews_inline else session.id)
+    return StepUp(session.iss, session.sub, session.id)
 
 
 _NAVIGATE = (

@@ -48,7 +48,7 @@ class SilentLogin:
         wanted = LoginParameters(return_url=self._settings.home, prompt="none", silent=True)
         try:
             current.exempt()  # the session only tells which one the new login replaces
-            attempt = self._start.attempt(wanted, await current.session(slide=False))
+            attempt = await self._start.attempt(current, wanted, await current.session(slide=False))
             return await self._start.begin(current, attempt.as_silent(), wanted)
         except CoatcheckError as error:
             diagnosis = diagnose_login(error, stage="metadata", settings=self._settings)

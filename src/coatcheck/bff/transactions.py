@@ -43,8 +43,7 @@ _SILENT = ".silent"
 @dataclass(frozen=True, slots=True)
 class StepUp:
     """
-    The session that a login is to strengthen, or that a silent login goes on with: whose it is, and which one it is,
-    where sessions can be looked up.
+    The session that a login is to strengthen, or that a silent login goes on with: whose it is, and which one it is.
 
     Whoever authenticates must be the same user, and the session must still be there: else somebody would complete, in
     their own name, what somebody else had begun.
@@ -52,7 +51,7 @@ class StepUp:
 
     iss: str
     sub: str
-    session_id: str | None = field(repr=False)
+    session_id: str = field(repr=False)
 
 
 class StepUpRefused(CoatcheckError):

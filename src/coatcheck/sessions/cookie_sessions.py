@@ -30,6 +30,7 @@ from coatcheck.sessions.chunks import chunk_names, join, split
 from coatcheck.sessions.cookie import CookiePolicy, Cookies, delete_cookie
 from coatcheck.sessions.cookie_contents import Contents, Head, read
 from coatcheck.sessions.generations import LATE, Generations
+from coatcheck.sessions.held import HeldSessions
 from coatcheck.sessions.pending import PendingTokens
 from coatcheck.sessions.seal import KeyRing
 from coatcheck.sessions.server_side import TOUCH_AFTER, in_seconds
@@ -74,6 +75,7 @@ class CookieSessions:
         self._remembered: dict[str, Contents] = {}
         self._ended: dict[str, float] = {}
         self._pending = PendingTokens(coordination, self._ring, policy.application_id)
+        self._held = HeldSessions(coordination, self._ring, policy.application_id)
         self.generations = Generations(self._pending, clock=clock, ended=self._remember_end)
         """What this process knows of newer cookies than a browser brings; for the handles."""
 
@@ -131,8 +133,20 @@ class CookieSessions:
         return contents
 
     async def find(self, session_id: str, *, now: float) -> SessionHandle | None:
-        """See `Sessions.find`: nothing is kept here, so nothing is found. A new session overwrites the cookies."""
-        return None
+        """See `Sessions.find`: only what is held (`hold`) is found, with the tokens that it has by now."""
+        held = await self._held.get(session_id)
+        if held is None or now >= held.head.dead_at or self.ended(session_id):
+            return None
+        try:
+            contents = await self.generations.latest(held)
+        except SessionGone:
+            return None
+        return CookieHandle(self, contents, carried=contents.head)
+
+    async def hold(self, handle: SessionHandle, *, until: float) -> None:
+        """See `Sessions.hold`."""
+        if isinstance(handle, CookieHandle):
+            await self._held.hold(handle.contents, until=until)
 
     async def create(
         self,
@@ -253,6 +267,11 @@ class CookieHandle:
         self._carried = carried  # what the browser has; None at a login
         self._looked_at = sessions.time()
         self._ended = False
+
+    @property
+    def contents(self) -> Contents:
+        """What the cookies hold, as far as this request knows."""
+        return self._contents
 
     async def tokens(self, *, reload: bool = False) -> tuple[bytes, int]:
         """

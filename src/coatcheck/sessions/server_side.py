@@ -70,6 +70,9 @@ class ServerSideSessions:
         """See `Sessions.find`."""
         return await self._handle(base64url.decode(session_id), now=now)
 
+    async def hold(self, handle: SessionHandle, *, until: float) -> None:
+        """See `Sessions.hold`: sessions are kept here anyway."""
+
     async def create(
         self,
         *,

@@ -54,9 +54,18 @@ class Sessions(Protocol):
 
     async def find(self, session_id: str, *, now: float) -> SessionHandle | None:
         """
-        Return the live session of which only `Session.id` was kept; None where sessions travel in cookies.
+        Return the live session of which only `Session.id` was kept. One that travels in cookies is found while it is
+        held (`hold`).
 
         It does not count as a use. Raises what `open` raises.
+        """
+        ...
+
+    async def hold(self, handle: SessionHandle, *, until: float) -> None:
+        """
+        Let `find` find the session of *handle* until *until* (seconds since the epoch), though its browser be away.
+
+        Nothing is to be done for sessions that are kept here anyway. Raises `StoreUnavailable`.
         """
         ...
 
