@@ -93,6 +93,27 @@ def test_routes_without_the_header_still_ask_who_sends(method: str, site: bytes,
     assert check_without_header(claims, RULES, method=method) == verdict
 
 
+@pytest.mark.spec("CSR-09")
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "DELETE"])
+@pytest.mark.parametrize(
+    ("headers", "verdict"),
+    [
+        ([], "csrf_header_missing"),
+        ([(b"x-csrf", b"0")], "csrf_header_missing"),
+        ([(b"origin", b"null")], "cross_site"),
+        ([(b"origin", b"https://evil.example")], "cross_site"),
+        ([(b"origin", b"https://shop.example")], None),
+        ([(b"sec-fetch-site", b"same-origin")], None),
+        ([HEADER], None),
+        ([HEADER, (b"sec-fetch-site", b"same-site")], "cross_site"),
+    ],
+)
+def test_where_the_header_is_not_needed_silence_proves_nothing(
+    method: str, headers: list[tuple[bytes, bytes]], verdict: str | None
+) -> None:
+    assert check_without_header(read_claims(headers, RULES), RULES, method=method) == verdict
+
+
 @pytest.mark.parametrize(
     ("method", "mode", "site", "kind"),
     [

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from coatcheck.bff.answers import Answer
+from coatcheck.bff.before_body import RefusedBeforeBody
 from coatcheck.bff.middleware import answer_for
 from coatcheck.bff.openapi import name_credentials
 from coatcheck.bff.settings import Settings
@@ -24,7 +25,7 @@ def teach(app: object, *, settings: Settings) -> None:
         add_exception_handler = getattr(found, "add_exception_handler", None)
         if add_exception_handler is not None:
             known = getattr(found, "exception_handlers", ())
-            for error in ANSWERED_ERRORS:
+            for error in (*ANSWERED_ERRORS, RefusedBeforeBody):
                 if error not in known:
                     add_exception_handler(error, _answer)
         openapi = getattr(found, "openapi", None)

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from coatcheck.bff.answers import Answer, AnswerInstead, ASGIApp, Receive, Scope, problem_answer, redirect
+from coatcheck.bff.before_body import RefusedBeforeBody, checked_receive
 from coatcheck.bff.csrf import Protection
 from coatcheck.bff.current import SCOPE_KEY, CurrentRequest
 from coatcheck.bff.form import SenderLeft, read_form
@@ -158,8 +159,8 @@ class BFFMiddleware:
 
         inner = {**scope, SCOPE_KEY: current, **_below(self._desk.settings, current, scope)}
         try:
-            await self._app(inner, receive, send_with_cookies)
-        except ANSWERED_ERRORS as error:
+            await self._app(inner, checked_receive(inner, receive), send_with_cookies)
+        except (*ANSWERED_ERRORS, RefusedBeforeBody) as error:
             if started:
                 raise
             answer = await answer_for(error, current)
@@ -206,6 +207,8 @@ class Close(Protocol):
 
 async def answer_for(error: BaseException, current: CurrentRequest) -> Answer:
     """Turn an error that a handler let escape into its answer, with one log line."""
+    if isinstance(error, RefusedBeforeBody):
+        error = error.reason
     if isinstance(error, AnswerInstead):
         return error.answer
     if not isinstance(error, CoatcheckError):
