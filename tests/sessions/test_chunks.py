@@ -76,6 +76,18 @@ def test_a_hostile_number_of_chunks_costs_nothing(first: str) -> None:
     assert join(NAMES, cookies) is None
 
 
+@pytest.mark.spec("COO-09")
+def test_no_more_chunks_are_read_than_there_are_names() -> None:
+    cookies = parse_cookies([(b"cookie", "; ".join(f"{name}=3abc" for name in NAMES).encode())])
+    assert join(NAMES[:2], cookies) is None
+    assert join(NAMES, cookies) == "abc3abc3abc"
+
+
+def test_the_names_of_chunks_stay_what_they_were() -> None:
+    """Sessions of a former version are read, and deleted, by these names."""
+    assert chunk_names("a") == ("a", "a.1", "a.2")
+
+
 @pytest.mark.spec("RPL-03")
 def test_every_chunk_is_set_and_deleted_with_all_attributes() -> None:
     lines = split(chunk_names(CookiePolicy("abcdefgh", same_site="Lax").session), "small", same_site="Lax")

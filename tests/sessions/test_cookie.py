@@ -310,9 +310,9 @@ def test_the_parser_takes_linear_time(piece: bytes) -> None:
         header = (piece * length)[:length]
         best = float("inf")
         for _ in range(5):
-            started = time.perf_counter()
+            started = time.process_time()  # of this process alone: the machine may be busy
             cookies(header)
-            best = min(best, time.perf_counter() - started)
+            best = min(best, time.process_time() - started)
         return best
 
     assert seconds(400_000) < 32 * seconds(50_000) + 0.002
