@@ -53,7 +53,7 @@ TESTS = {
     "src/coatcheck/oauth/challenge.py": ("tests/oauth/test_challenge.py",),
     "src/coatcheck/bff/transactions.py": ("tests/bff/test_transactions.py", "tests/bff/test_silent_login.py"),
     "src/coatcheck/bff/login_loop.py": ("tests/bff/test_login_loop.py",),
-    "src/coatcheck/bff/once.py": ("tests/bff/test_transactions.py",),
+    "src/coatcheck/bff/once.py": ("tests/bff/test_once.py", "tests/bff/test_transactions.py"),
 }
 """What is run for which file, if nothing else is said."""
 

@@ -1,0 +1,45 @@
+"""What may be used once: how long it is remembered, and that nobody gets through where nobody knows."""
+
+from __future__ import annotations
+
+import pytest
+
+from coatcheck.bff.once import UsedOnce, UsedOnceByAll
+from coatcheck.errors import StoreUnavailable
+from coatcheck.sessions.seal import KeyRing, new_key
+from coatcheck.stores import MemoryStore
+
+NOW = 1_800_000_000.0
+RING = KeyRing([new_key()])
+
+
+def test_a_name_is_forgotten_when_its_time_is_over_and_not_before() -> None:
+    used = UsedOnce(lifetime=10)
+    assert used.use("a", now=NOW) is True
+    assert used.use("b", now=NOW + 9.9) is True and "a" in used
+    assert used.use("c", now=NOW + 10) is True and "a" not in used and "b" in used
+
+
+def test_twenty_thousand_names_are_remembered() -> None:
+    used = UsedOnce(lifetime=10)
+    for number in range(20_000):
+        used.use(str(number), now=NOW)
+    assert "0" in used
+    used.use("one more", now=NOW)
+    assert "0" not in used and "1" in used
+
+
+async def test_the_answer_is_yes_or_no() -> None:
+    used = UsedOnceByAll(MemoryStore(), RING, purpose="tests")
+    assert await used.use("a", now=NOW, until=NOW) is False  # nothing would remember it
+    assert await used.use("\ud800", now=NOW, until=NOW + 1e9) is True
+    assert await used.use("\ud800", now=NOW, until=NOW + 1e9) is False
+
+
+async def test_a_store_that_says_that_it_is_away_keeps_its_words() -> None:
+    class Away(MemoryStore):
+        async def add(self, key: bytes, value: bytes, *, until: float) -> bool:
+            raise StoreUnavailable("no route to the host of the sessions")
+
+    with pytest.raises(StoreUnavailable, match="no route"):
+        await UsedOnceByAll(Away(), RING, purpose="tests").use("a", now=NOW, until=NOW + 60)
