@@ -210,3 +210,8 @@ def test_what_carries_the_header_and_says_nothing_else_is_no_navigation(
     method: str, header: tuple[bytes, ...], mode: tuple[bytes, ...], kind: str
 ) -> None:
     assert navigation(Claims(header=header, origin=(), site=(), mode=mode), method=method) == kind
+
+
+def test_rules_say_what_was_configured_and_no_more() -> None:
+    assert RULES.written == "X-CSRF"
+    assert "judged" not in repr(RULES)

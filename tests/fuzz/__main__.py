@@ -31,9 +31,11 @@ TESTS = (
     "tests/oauth/test_authorize.py",
     "tests/oauth/test_challenge.py",
     "tests/fuzz/test_callbacks.py",
+    "tests/fuzz/test_cookies.py",
+    "tests/fuzz/test_csrf.py",
+    "tests/fuzz/test_parameters.py",
 )
-OPTIONS = ("-q", "-x", "-p", "no:cacheprovider", "-p", "tests.fuzz.many_examples", "-k", "not linear_time")
-"""Time is not measured: the machine is busy with this very run."""
+OPTIONS = ("-q", "-x", "-p", "no:cacheprovider", "-p", "tests.fuzz.many_examples")
 
 RETURN_URLS = 100_000
 

