@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from playwright.sync_api import Browser, BrowserContext, Error, Frame, Page
 
-from coatcheck import BFF
+from coatcheck import BFF, LoginOptions
 from coatcheck.bff.answers import Answer
 from coatcheck.config.values import Listen
 from coatcheck.gateway.frontend import Frontend
@@ -60,6 +60,9 @@ TAKING_ALONG = ("link", "form, GET", "form, POST")
 LOGOUT_URL = """fetch('/bff/user', {headers: {'X-CSRF': '1'}}).then(r => r.json())
     .then(claims => claims.find(claim => claim.type === 'bff:logout_url').value)"""
 """What a page of our own asks for, and no other can."""
+
+SILENT = LoginOptions(silent=True)
+"""With the endpoints that are meant for frames, too."""
 
 LOCAL = ("/me", "/page", "/public", "/live", "/app.js")
 """The handlers of `shop`, and a file."""
@@ -144,7 +147,9 @@ def campaign(provider: OIDCProvider, browser: Browser, folder: Path) -> Campaign
     with (
         EchoAPI.serve() as api,
         serve(_attackers_site, lifespan="off") as site,
-        shop(provider, add=lambda bff: add_remote_apis(bff, api.url), rest=static, server=_by_granian) as served,
+        shop(
+            provider, add=lambda bff: add_remote_apis(bff, api.url), rest=static, server=_by_granian, login=SILENT
+        ) as served,
         browser.new_context() as victim,
         browser.new_context() as stranger,
     ):
@@ -233,6 +238,7 @@ class _Range:
                 self._come_to_rest(opened.value, mark)
                 exchanges = self.served.observed.since(mark)
                 seen = there.evaluate("look()")
+                there.evaluate("other.close()")
                 yield Shot(attacker, vector, route.name, exchanges, self.api.requests[upstream:], seen)
 
     def _come_to_rest(self, window: Page, mark: int) -> None:
