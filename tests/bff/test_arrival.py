@@ -12,7 +12,7 @@ from coatcheck.bff import api_user
 from coatcheck.bff.answers import json_answer
 from coatcheck.errors import StoreUnavailable
 from coatcheck.stores.memory import MemoryStore
-from tests.bff.world import World, claims, session_cookie, world
+from tests.bff.world import LOCAL, World, claims, session_cookie, world
 
 
 class Vault:
@@ -180,3 +180,14 @@ def test_however_many_logins_a_session_begins_one_value_is_held() -> None:
         for _ in range(50):
             browser.navigate("/bff/login?prompt=login", stop_at="http://127.0.0.1:9000")
         assert len(store._values) == before + 1
+
+
+@pytest.mark.spec("LGN-04")
+def test_a_session_whose_cookie_is_there_is_looked_up_once() -> None:
+    with world() as w:
+        browser = w.logged_in()
+        w.provider.behaviour.auto_login, w.provider.behaviour.username = True, "alice"
+        url = w.callback(browser, path="/bff/login?prompt=login&returnUrl=/orders")
+        w.store.loads = 0
+        browser.navigate(url, stop_at=LOCAL + "/orders")
+        assert (w.store.loads, w.sessions()) == (1, 1)

@@ -100,14 +100,18 @@ class Arrival:
         The Strict cookie is withheld when the authorization server showed a page; the sealed transaction remembers.
         """
         now = self._settings.clock.time()
+        found: list[SessionHandle] = []
         try:
             by_cookie = await self._sessions.open(current.cookies, now=now, slide=False)
-            by_note = await self._sessions.find(ticket_hash, now=now) if ticket_hash else None
+            if by_cookie is not None:
+                found.append(by_cookie)
+            if ticket_hash and (by_cookie is None or by_cookie.session.id != ticket_hash):
+                by_note = await self._sessions.find(ticket_hash, now=now)
+                if by_note is not None:
+                    found.append(by_note)
         except CoatcheckError as error:
             logger.warning("the session before this login could not be looked up, and runs out by itself: %s", error)
-            return []
-        found = {old.session.id: old for old in (by_cookie, by_note) if old is not None}
-        return list(found.values())
+        return found
 
     async def _end(self, old: SessionHandle, *, successor: SessionHandle) -> None:
         """

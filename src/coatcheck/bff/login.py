@@ -14,8 +14,8 @@ from coatcheck.bff.problems import logger, printable
 from coatcheck.bff.refusals import Refused, refuse
 from coatcheck.bff.registration_check import RegistrationCheck
 from coatcheck.bff.settings import Settings
-from coatcheck.bff.transactions import LIFETIME, LoginAttempt, LoginAttempts, StepUp
-from coatcheck.errors import CoatcheckError, CookieTooLarge
+from coatcheck.bff.transactions import CLOCK_SKEW, LIFETIME, LoginAttempt, LoginAttempts, StepUp
+from coatcheck.errors import CoatcheckError, CookieTooLarge, StoreUnavailable
 from coatcheck.oauth.authorize import authorization_url, new_transaction
 from coatcheck.provider import AuthorizationServer
 from coatcheck.sessions.sessions import SessionHandle
@@ -42,11 +42,12 @@ class LoginStart:
         Begin a login; *replaces* is the session that this browser has now and that the new one will replace.
 
         Raises:
-            StoreUnavailable: the session cannot be found again when the browser comes back.
+            StoreUnavailable: the session cannot be found again when the browser comes back, and this login is bound to
+                it: nobody could say then whether it has ended.
         """
+        bound = wanted.is_step_up or wanted.silent
         if replaces is not None:
-            until = self._settings.clock.time() + LIFETIME
-            await current.sessions.hold(replaces, until=until)
+            await self._hold(current, replaces, needed=bound)
         transaction = new_transaction(
             self._server.client,
             name="default",
@@ -58,8 +59,22 @@ class LoginStart:
             response_mode=self._settings.login.response_mode,
             ticket_hash=replaces.session.id if replaces else None,
         )
-        bound = replaces is not None and (wanted.is_step_up or wanted.silent)
         return LoginAttempt(transaction, wanted.prompt, _step_up(replaces) if replaces and bound else None)
+
+    async def _hold(self, current: CurrentRequest, old: SessionHandle, *, needed: bool) -> None:
+        """Have the callback find the session without its cookie. Only a login that is bound to it fails for that."""
+        try:
+            await current.sessions.hold(old, until=self._settings.clock.time() + LIFETIME + CLOCK_SKEW)
+        except Exception as error:  # a store of the application may raise anything
+            if needed and isinstance(error, CoatcheckError):
+                raise
+            if needed:
+                raise StoreUnavailable(f"the store raised {type(error).__name__}") from error
+            logger.debug(
+                "the session before a login could not be noted; if its cookie does not come back with the answer, it "
+                "runs out by itself: %s",
+                type(error).__name__,
+            )
 
     async def begin(self, current: CurrentRequest, attempt: LoginAttempt, wanted: LoginParameters) -> Answer:
         """

@@ -9,6 +9,7 @@ checked at every request.
 
 New tokens reach the browser with the response, or never. So they are written to the coordination store before they are
 used, and wait there until the browser has them: `pending.py` says how, `generations.py` what may go wrong on the way.
+While a login is under way that began in such a session, a copy of it is held there, too: see `held.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,15 @@ from coatcheck import base64url
 from coatcheck.clock import SYSTEM_CLOCK, Clock
 from coatcheck.codec import DecodeError, encode
 from coatcheck.coordination import ExpiringStore
-from coatcheck.errors import CookieTooLarge, SealBroken, SessionGone, StaleVersion, StoreUnavailable, UnknownSealKey
+from coatcheck.errors import (
+    CookieOutdated,
+    CookieTooLarge,
+    SealBroken,
+    SessionGone,
+    StaleVersion,
+    StoreUnavailable,
+    UnknownSealKey,
+)
 from coatcheck.sessions.chunks import chunk_names, join, split
 from coatcheck.sessions.cookie import CookiePolicy, Cookies, delete_cookie
 from coatcheck.sessions.cookie_contents import Contents, Head, read
@@ -76,7 +85,7 @@ class CookieSessions:
         self._ended: dict[str, float] = {}
         self._pending = PendingTokens(coordination, self._ring, policy.application_id)
         self._held = HeldSessions(coordination, self._ring, policy.application_id)
-        self.generations = Generations(self._pending, clock=clock, ended=self._remember_end)
+        self.generations = Generations(self._pending, self._held, clock=clock, ended=self._remember_end)
         """What this process knows of newer cookies than a browser brings; for the handles."""
 
     async def open(self, cookies: Cookies, *, now: float, slide: bool = True) -> SessionHandle | None:
@@ -133,20 +142,27 @@ class CookieSessions:
         return contents
 
     async def find(self, session_id: str, *, now: float) -> SessionHandle | None:
-        """See `Sessions.find`: only what is held (`hold`) is found, with the tokens that it has by now."""
+        """
+        See `Sessions.find`: only what is held (`hold`) is found, with the tokens that it has by now.
+
+        Whether it was idle for too long is counted from the use that its cookie had told of when it was held.
+        """
         held = await self._held.get(session_id)
-        if held is None or now >= held.head.dead_at or self.ended(session_id):
+        if held is None or now >= held.contents.head.dead_at:
             return None
         try:
-            contents = await self.generations.latest(held)
+            contents = await self.generations.latest(held.contents)
         except SessionGone:
             return None
-        return CookieHandle(self, contents, carried=contents.head)
+        except CookieOutdated:
+            contents = replace(held.contents, tokens=b"")  # they were replaced: nobody may use or revoke these
+        return None if self.ended(session_id) else CookieHandle(self, contents, carried=contents.head)
 
     async def hold(self, handle: SessionHandle, *, until: float) -> None:
         """See `Sessions.hold`."""
-        if isinstance(handle, CookieHandle):
-            await self._held.hold(handle.contents, until=until)
+        if not isinstance(handle, CookieHandle):
+            raise TypeError("the handle was opened by other sessions than these")
+        await self._held.hold(handle.contents, until=min(until, handle.session.expires_at))
 
     async def create(
         self,

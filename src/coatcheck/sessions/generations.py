@@ -6,7 +6,7 @@ A fresh request costs no look at the coordination store. These things do, and on
 - a renewal, before and after the refresh token is used;
 - a cookie that slides, where this process knows of a newer generation than the browser has brought;
 - in the background, the first requests with a generation that may still wait: it arrived, so its tokens wait a minute
-  more, and its number is remembered until the session's end;
+  more (while the session is held for a login, until that is over), and its number until the session's end;
 - in the background, each cookie that goes out again: see below.
 
 **What can bring an old generation back.** The answer of a slow request may reach the browser after the new cookie did.
@@ -32,6 +32,7 @@ from collections.abc import Callable, Coroutine
 from coatcheck.clock import Clock
 from coatcheck.errors import CookieOutdated, SessionGone, StaleVersion
 from coatcheck.sessions.cookie_contents import Contents, Head
+from coatcheck.sessions.held import HeldSessions
 from coatcheck.sessions.pending import STRAGGLING, PendingTokens, Waiting
 
 _log = logging.getLogger("coatcheck")
@@ -50,8 +51,11 @@ _CLOSING_SECONDS = 3.0
 class Generations:
     """*ended* is told the id and the end of every session that turns out to have been ended in another process."""
 
-    def __init__(self, pending: PendingTokens, *, clock: Clock, ended: Callable[[str, float], None]) -> None:
+    def __init__(
+        self, pending: PendingTokens, held: HeldSessions, *, clock: Clock, ended: Callable[[str, float], None]
+    ) -> None:
         self._pending = pending
+        self._held = held
         self._clock = clock
         self._ended = ended
         self._newest = _Numbers()
@@ -145,7 +149,11 @@ class Generations:
                 now, older_at = self._clock.time(), waiting.older_cookie_at
                 if older_at is not None and now < older_at + STRAGGLING:
                     return  # an older cookie may overtake the newer one yet; a later request will show which one stayed
-                await self._pending.arrived(head.id, waiting, tokens, now=now, until=head.expires_at)
+                held = await self._held.get(head.id)  # whoever finds it there has older tokens, and needs these
+                straggling = now + STRAGGLING if held is None else max(now + STRAGGLING, held.until)
+                await self._pending.arrived(
+                    head.id, waiting, tokens, straggling_until=straggling, until=head.expires_at
+                )
             self._settled.put(head.id, head.tokens_version)
         finally:
             self._settling.discard(head.id)

@@ -1,16 +1,20 @@
 """
-Sessions in cookies that are still to be found while their browser is away, at the authorization server.
+Cookie sessions that are held for a login under way, which is to replace or to strengthen them.
 
-On the way back from its pages the browser withholds the Strict cookie. A login that replaces a session could not end
-that one, nor revoke its tokens. So what is in the cookies is held when the login begins: one value for each session,
-however many logins it begins, sealed, and gone when none of these can come back any more.
+The answer of an authorization server that has shown a page comes from another site, and the browser withholds the
+Strict cookie. So when the login begins, while the cookie is there, the session is sealed into the coordination store:
+one value per session, however many logins begin in it, and for as long as a login may take.
+
+Its name is HMAC-SHA-256 keyed with the session's id, as in `pending.py` and for the same reason.
 """
 
 from __future__ import annotations
 
 import hmac
+from dataclasses import dataclass
 
-from coatcheck.coordination import ExpiringStore
+from coatcheck.codec import DecodeError, decoder, encode
+from coatcheck.coordination import ExpiringStore, ExpiringValue
 from coatcheck.errors import SealBroken, StaleVersion, UnknownSealKey
 from coatcheck.sessions.cookie_contents import Contents, read
 from coatcheck.sessions.seal import KeyRing, framed
@@ -18,8 +22,30 @@ from coatcheck.sessions.seal import KeyRing, framed
 _PURPOSE = "held session"
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A session as it was when a login began in it, and until when (seconds since the epoch) it is held."""
+
+    contents: Contents
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Note:
+    """What stands before the contents."""
+
+    until: float
+
+
+_decode_note = decoder(_Note).decode
+
+
 class HeldSessions:
-    """Those of one application in *store*. *ring* is bound to *application_id* already."""
+    """
+    The held sessions of one application in *store*. *ring* is bound to *application_id* already.
+
+    Every method may raise `StoreUnavailable`.
+    """
 
     def __init__(self, store: ExpiringStore, ring: KeyRing, application_id: str) -> None:
         self._store = store
@@ -27,33 +53,49 @@ class HeldSessions:
         self._domain = framed((b"coatcheck held session", application_id.encode()))
 
     async def hold(self, contents: Contents, *, until: float) -> None:
-        """
-        Hold *contents* until *until* (seconds since the epoch), in the place of what was held of the same session.
-
-        Raises:
-            StoreUnavailable: it may be held or not.
-        """
-        session_id = contents.head.id
-        value = self._ring.seal(contents.plaintext(), purpose=_PURPOSE, aad=(session_id.encode(),))
-        key = self._key(session_id)
-        if await self._store.add(key, value, until=until):
+        """Hold the session until then, and no more until any other instant. Newer tokens that are there are kept."""
+        key = self._key(contents.head.id)
+        if await self._store.add(key, self._sealed(Held(contents, until)), until=until):
             return
         found = await self._store.get(key)
+        if found is None:  # it ended this very moment
+            await self._store.add(key, self._sealed(Held(contents, until)), until=until)
+            return
+        held = self._known(contents.head.id, found)
+        if held is not None and held.contents.head.tokens_version > contents.head.tokens_version:
+            contents = held.contents
         try:
-            if found is not None:
-                await self._store.replace(key, value, version=found.version, until=until)
+            await self._store.replace(key, self._sealed(Held(contents, until)), version=found.version, until=until)
         except StaleVersion:
-            return  # another login of this session was faster, and holds the same
+            return  # another login in this session began at this moment, and holds it for as long
 
-    async def get(self, session_id: str) -> Contents | None:
-        """Return what is held of a session, or None. Raises `StoreUnavailable`."""
+    async def get(self, session_id: str) -> Held | None:
+        """
+        Return the session as it was when it was held; None if it is not, or if what is there cannot be read.
+
+        Raises:
+            UnknownSealKey: a key was dropped from the ring too early.
+        """
         found = await self._store.get(self._key(session_id))
-        if found is None:
-            return None
+        return None if found is None else self._opened(session_id, found)
+
+    def _known(self, session_id: str, found: ExpiringValue) -> Held | None:
         try:
-            return read(self._ring.open(found.value, purpose=_PURPOSE, aad=(session_id.encode(),)))
-        except (SealBroken, UnknownSealKey, ValueError):  # codec.DecodeError is a ValueError
+            return self._opened(session_id, found)
+        except UnknownSealKey:
+            return None
+
+    def _opened(self, session_id: str, found: ExpiringValue) -> Held | None:
+        try:
+            plaintext = self._ring.open(found.value, purpose=_PURPOSE, aad=(session_id.encode(),))
+            note, _, contents = plaintext.partition(b"\n")
+            return Held(read(contents), _decode_note(note).until)
+        except (SealBroken, DecodeError):
             return None
 
     def _key(self, session_id: str) -> bytes:
         return hmac.digest(session_id.encode(), self._domain, "sha256")
+
+    def _sealed(self, held: Held) -> bytes:
+        plaintext = encode(_Note(held.until)) + b"\n" + held.contents.plaintext()
+        return self._ring.seal(plaintext, purpose=_PURPOSE, aad=(held.contents.head.id.encode(),))

@@ -12,10 +12,11 @@ it there and does not use the old one again. One record per session, and these c
   was under way elsewhere cannot bring it back.
 
 **What rests where, and how long.** The record lives until the session's end. It holds a generation's tokens until a
-request shows that the browser has them; then they move to a value of their own, which lives for `STRAGGLING` seconds,
-and only the generation's number is left in the record: that is how long they rest here, unless they go back. The number
-is what a request with an older cookie needs to know that its refresh token was spent, however long it was held up. The
-tokens are written to their own value first and leave the record second, so at each moment there is one or the other.
+request shows that the browser has them; then they move to a value of their own, which lives for `STRAGGLING` seconds
+(longer while the session is held for a login), and only the generation's number is left in the record: that is how
+long they rest here, unless they go back. The number is what a request with an older cookie needs to know that its
+refresh token was spent, however long it was held up. The tokens are written to their own value first and leave the
+record second, so at each moment there is one or the other.
 
 **Names and keys.** The record's name is HMAC-SHA-256 *keyed with the session's id*, which is 256 random bits that exist
 inside seals only. It does not depend on the ring, so nodes in the middle of a rolling key rotation meet under one name
@@ -140,7 +141,9 @@ class PendingTokens:
         value = self._sealed(session_id, _Note(waiting.generation, older_cookie_at), tokens)
         await self._store.replace(self._key(session_id), value, version=waiting.version, until=until)
 
-    async def arrived(self, session_id: str, waiting: Waiting, tokens: bytes, *, now: float, until: float) -> None:
+    async def arrived(
+        self, session_id: str, waiting: Waiting, tokens: bytes, *, straggling_until: float, until: float
+    ) -> None:
         """
         Let the *tokens* of the very generation that was read wait for stragglers only, and its number until *until*.
 
@@ -149,7 +152,7 @@ class PendingTokens:
         """
         straggling = self._sealed(session_id, _Note(waiting.generation), tokens)
         key = self._key(session_id, waiting.generation)
-        await self._store.add(key, straggling, until=min(now + STRAGGLING, until))  # or another process did
+        await self._store.add(key, straggling, until=min(straggling_until, until))  # or another process did
         number = self._sealed(session_id, _Note(waiting.generation, arrived=True), b"")
         await self._store.replace(self._key(session_id), number, version=waiting.version, until=until)
 

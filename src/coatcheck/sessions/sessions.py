@@ -65,7 +65,10 @@ class Sessions(Protocol):
         """
         Let `find` find the session of *handle* until *until* (seconds since the epoch), though its browser be away.
 
-        Nothing is to be done for sessions that are kept here anyway. Raises `StoreUnavailable`.
+        Nothing is to be done for sessions that are kept here anyway. However often it is held, one value is kept.
+
+        Raises:
+            StoreUnavailable: it may not be found.
         """
         ...
 
