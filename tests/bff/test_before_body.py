@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 
+from coatcheck.errors import LoginRequired
 from coatcheck.fastapi import CurrentUser, CurrentUserWithoutHeader, PageUser, current_user
 from coatcheck.tokens.values import User
 from tests.bff.world import LOCAL, World, world
@@ -178,3 +179,67 @@ def test_a_test_that_overrides_who_is_calling_needs_no_login() -> None:
         w.serve(app)
         answer = httpx2.Client(transport=w.transport, base_url=LOCAL).post("/api/orders/7", json={"pieces": 1})
         assert answer.json() == {"sub": "carol", "body": {"pieces": 1}}
+
+
+@pytest.mark.parametrize("path", ["/api/orders/7", "/members/orders", "/api/me"])
+@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.parametrize("wrap", [True, False])
+def test_a_handler_of_the_application_for_our_errors_is_asked_with_a_body_and_without(
+    path: str, waits: bool, wrap: bool
+) -> None:
+    app = orders()
+
+    @app.post("/api/me")
+    async def me(user: CurrentUser) -> str:
+        return user.sub
+
+    def answer(request: Request, error: LoginRequired) -> PlainTextResponse:
+        return PlainTextResponse(error.code, status_code=418)
+
+    async def answer_later(request: Request, error: LoginRequired) -> PlainTextResponse:
+        return answer(request, error)
+
+    app.add_exception_handler(LoginRequired, answer_later if waits else answer)  # type: ignore[arg-type]
+    with world() as w:
+        bff = w.start()
+        if wrap:
+            w.serve(bff.wrap(app))
+        else:
+            bff.install(app)
+            w.serve(app)
+        response = w.browser().fetch(path, "POST", json={"pieces": 1})
+        assert (response.status_code, response.text) == (418, "session_missing")
+        response = w.browser().fetch(path, "POST", csrf=False, json={"pieces": 1})
+        assert (response.status_code, response.json()["code"]) == (403, "csrf_header_missing")
+
+
+class ReadsFirst:
+    """Middleware that reads the body before any route is known, and hands on a scope of its own."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        message = await receive()
+
+        async def again() -> Any:
+            return message
+
+        await self._app(dict(scope), again, send)
+
+
+@pytest.mark.spec("CSR-01")
+def test_where_no_route_is_known_in_time_the_dependency_checks_all_the_same() -> None:
+    app = orders()
+    app.add_middleware(ReadsFirst)
+    with world() as w:
+        w.start().install(app)
+        w.serve(app)
+        browser = w.logged_in(path="/bff/login?returnUrl=/docs")
+        for path in ("/api/orders/7", "/members/orders", "/below/orders"):
+            assert browser.fetch(path, "POST", json={"pieces": 1}).status_code == 200
+            for body in ({"pieces": 1}, {"pieces": "many"}):
+                response = browser.fetch(path, "POST", csrf=False, json=body)
+                assert (response.status_code, response.json()["code"]) == (403, "csrf_header_missing")
+                assert w.browser().fetch(path, "POST", json=body).status_code == 401
+            assert browser.fetch(path, "POST", csrf=False, **BROKEN).status_code == 422  # and the handler not reached

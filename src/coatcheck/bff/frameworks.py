@@ -25,9 +25,10 @@ def teach(app: object, *, settings: Settings) -> None:
         add_exception_handler = getattr(found, "add_exception_handler", None)
         if add_exception_handler is not None:
             known = getattr(found, "exception_handlers", ())
-            for error in (*ANSWERED_ERRORS, RefusedBeforeBody):
+            for error in ANSWERED_ERRORS:
                 if error not in known:
                     add_exception_handler(error, _answer)
+            add_exception_handler(RefusedBeforeBody, _raise_reason)
         openapi = getattr(found, "openapi", None)
         if add_exception_handler is not None and callable(openapi) and not isinstance(openapi, _NamedCredentials):
             found.openapi = _NamedCredentials(openapi, settings)  # FastAPI's way to extend its document
@@ -35,6 +36,16 @@ def teach(app: object, *, settings: Settings) -> None:
 
 async def _answer(request: Any, error: Exception) -> Answer:
     return await answer_for(error, current_request(request.scope))
+
+
+async def _raise_reason(request: Any, error: RefusedBeforeBody) -> None:
+    """
+    Go on as if the dependency had raised the reason.
+
+    Starlette looks for handlers around the route and once more around the application: there it finds the one for the
+    reason, which may be the application's own.
+    """
+    raise error.reason
 
 
 def _with_mounted(app: object) -> Iterator[Any]:
