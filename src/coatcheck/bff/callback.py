@@ -74,8 +74,7 @@ class Callback:
 
     def _is_wanted(self, current: CurrentRequest, state: str | None) -> bool:
         """A navigation of the whole window, or of our own frame for a silent login; nothing that only looks ahead."""
-        by_navigation = current.claims.mode in ((), (b"navigate",)) and not current.is_prefetch
-        return by_navigation and (not current.is_in_frame or is_silent(state or ""))
+        return current.is_navigation and (not current.is_in_frame or is_silent(state or ""))
 
     async def _answer(self, current: CurrentRequest, attempt: LoginAttempt) -> Answer:
         """

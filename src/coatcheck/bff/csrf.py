@@ -59,6 +59,21 @@ class Claims(NamedTuple):
     site: tuple[bytes, ...]
     mode: tuple[bytes, ...]
 
+    @property
+    def may_be_navigation(self) -> bool:
+        """Whether nothing says that a script fetches this. A browser without Fetch Metadata says nothing."""
+        return self.mode in ((), (b"navigate",))
+
+    @property
+    def may_be_own_page(self) -> bool:
+        """Whether nothing says that anybody but a page of our own origin asks."""
+        return self.site in ((), (b"same-origin",))
+
+    @property
+    def may_be_own_page_or_person(self) -> bool:
+        """The same, or a person who opens it here: the address bar, a bookmark."""
+        return self.may_be_own_page or self.site == (b"none",)
+
 
 def read_claims(headers: Iterable[tuple[bytes, bytes]], rules: CSRFRules) -> Claims:
     """Collect the header lines that `check_api` and the others judge."""
@@ -82,7 +97,7 @@ def check_api(claims: Claims, rules: CSRFRules) -> Verdict | None:
 
     RFC 10017 6.1.3.3.2; W3C Fetch Metadata.
     """
-    if claims.site not in _OWN_SCRIPT or not _own_origin(claims, rules):
+    if not claims.may_be_own_page or not _own_origin(claims, rules):
         return "cross_site"
     if claims.header != (rules.header_value,):
         return "csrf_header_missing"
@@ -97,8 +112,8 @@ def check_without_header(claims: Claims, rules: CSRFRules, *, method: str) -> Ve
     the header. Silence is no proof: the Strict cookie alone would let a sibling host in, which is the same site. A
     person at the address bar (`none`) is let in for GET and HEAD only.
     """
-    allowed = _OWN_SCRIPT_OR_PERSON if method in ("GET", "HEAD") else _OWN_SCRIPT
-    if claims.site not in allowed or not _own_origin(claims, rules):
+    allowed = claims.may_be_own_page_or_person if method in ("GET", "HEAD") else claims.may_be_own_page
+    if not allowed or not _own_origin(claims, rules):
         return "cross_site"
     if claims.site or claims.origin or claims.header == (rules.header_value,):
         return None
@@ -107,7 +122,7 @@ def check_without_header(claims: Claims, rules: CSRFRules, *, method: str) -> Ve
 
 def check_websocket(claims: Claims, rules: CSRFRules) -> Verdict | None:
     """Judge a WebSocket handshake, where browsers send no header of ours but always an `Origin` (RFC 6455 10.2)."""
-    return None if claims.origin == (rules.origin,) and claims.site in _OWN_SCRIPT else "cross_site"
+    return None if claims.origin == (rules.origin,) and claims.may_be_own_page else "cross_site"
 
 
 def navigation(claims: Claims, *, method: str) -> Literal["own", "foreign", "none"]:
@@ -117,14 +132,10 @@ def navigation(claims: Claims, *, method: str) -> Literal["own", "foreign", "non
     A browser without Fetch Metadata says nothing and counts as *own*: there the Strict cookie alone must do, unless the
     request carries our header, which only a script can send.
     """
-    if method not in ("GET", "HEAD") or claims.mode not in ((), (b"navigate",)) or (claims.header and not claims.mode):
+    if method not in ("GET", "HEAD") or not claims.may_be_navigation or (claims.header and not claims.mode):
         return "none"
-    return "own" if claims.site in _OWN_SCRIPT_OR_PERSON else "foreign"
+    return "own" if claims.may_be_own_page_or_person else "foreign"
 
 
 def _own_origin(claims: Claims, rules: CSRFRules) -> bool:
     return not claims.origin or claims.origin == (rules.origin,)
-
-
-_OWN_SCRIPT = ((), (b"same-origin",))
-_OWN_SCRIPT_OR_PERSON = ((), (b"same-origin",), (b"none",))

@@ -143,6 +143,11 @@ class CurrentRequest:
         return any(name in _PURPOSES and b"prefetch" in value.lower() for name, value in self.scope["headers"])
 
     @property
+    def is_navigation(self) -> bool:
+        """Whether the browser goes somewhere, now, for all that it says: it neither fetches nor looks ahead."""
+        return self.claims.may_be_navigation and not self.is_prefetch
+
+    @property
     def wants_page(self) -> bool:
         """Whether a person is waiting for a page, rather than a script for data."""
         mode = self.header(b"sec-fetch-mode")

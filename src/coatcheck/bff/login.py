@@ -154,7 +154,7 @@ class Login:
         if host and host not in self._settings.public_url.authorities and not wanted.hopped:
             self._warn_of(host)
             return redirect(self._settings.public_url.origin + target, status=303 if current.method == "POST" else 302)
-        if current.claims.site in ((), (b"same-origin",), (b"none",)) and current.method == "GET":
+        if current.claims.may_be_own_page_or_person and current.method == "GET":
             return None
         if not self._settings.login.third_party:
             return self._ask(target)
@@ -217,7 +217,7 @@ class LoopEnded(Refused):
 
 def _check_navigation(current: CurrentRequest) -> None:
     """A login is a person's: no script's, no frame's, and no browser's that looks ahead."""
-    if current.claims.mode not in ((), (b"navigate",)) or current.is_in_frame or current.is_prefetch:
+    if not current.is_navigation or current.is_in_frame:
         raise Refused("navigation_required", "/login was called by fetch, inside a frame, or in advance.", _NAVIGATE)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import urlencode
 
 from coatcheck.bff.current import CurrentRequest
+from coatcheck.bff.public_url import path_with_query
 from coatcheck.bff.refusals import Refused
 from coatcheck.bff.return_url import MAX_LENGTH, checked_return_url
 from coatcheck.bff.settings import Settings
@@ -54,7 +54,7 @@ class LoginParameters:
             AGAIN: 1 if self.again else None,
             HOPPED: 1,
         }
-        return f"{login_path}?{urlencode({name: value for name, value in members.items() if value is not None})}"
+        return path_with_query(login_path, members)
 
 
 def read_login_parameters(current: CurrentRequest, settings: Settings) -> LoginParameters:

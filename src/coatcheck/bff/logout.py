@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from urllib.parse import urlencode
 
 from coatcheck import base64url
 from coatcheck.bff.answers import Answer, redirect
@@ -14,6 +13,7 @@ from coatcheck.bff.logged_out import LoggedOut
 from coatcheck.bff.login_loop import LoginLoop
 from coatcheck.bff.pages import message_page
 from coatcheck.bff.problems import logger
+from coatcheck.bff.public_url import path_with_query
 from coatcheck.bff.refusals import Refused, refuse
 from coatcheck.bff.return_url import checked_return_url
 from coatcheck.bff.settings import Settings
@@ -44,7 +44,7 @@ class LogoutLink:
 
     def url(self, handle: SessionHandle) -> str:
         """Return the path that logs the session of *handle* out."""
-        return f"{self._settings.logout_path}?{urlencode({'sid': self.sid(handle)})}"
+        return path_with_query(self._settings.logout_path, {"sid": self.sid(handle)})
 
     def fits(self, sid: str | None, handle: SessionHandle) -> bool:
         """Whether *sid* belongs to the session of *handle*."""

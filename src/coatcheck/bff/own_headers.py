@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import timedelta
@@ -27,6 +29,11 @@ def content_security_policy(*more: str, framed_by: str = "'none'") -> Headers:
     """The policy of something that loads nothing, runs nothing and is framed by nobody, but for what is given."""
     directives = ("default-src 'none'", *more, f"frame-ancestors {framed_by}", "base-uri 'none'", "form-action 'none'")
     return ((b"content-security-policy", "; ".join(directives).encode("ascii")),)
+
+
+def csp_hash(text: str) -> str:
+    """The word of a policy that lets one inline script or style, *text*, through (Content Security Policy 3, 2.3.1)."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 OURS: Headers = (*PRIVATE, *content_security_policy())

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from html import escape
 
 from coatcheck.bff.answers import Answer
-from coatcheck.bff.own_headers import PRIVATE, SHOWN, Headers, content_security_policy
+from coatcheck.bff.own_headers import PRIVATE, SHOWN, Headers, content_security_policy, csp_hash
 from coatcheck.bff.problems import Problem, marks, printable
 
 _STYLE = """
@@ -45,9 +43,7 @@ code { display: block; margin-top: .2rem; color: var(--text); user-select: all; 
 @keyframes late { to { visibility: visible; } }
 """
 
-_STYLED = content_security_policy(
-    f"style-src 'sha256-{base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()}'"
-)
+_STYLED = content_security_policy(f"style-src {csp_hash(_STYLE)}")
 
 _HANGER = (
     '<svg viewBox="0 0 32 32" aria-hidden="true"><path d="M12.6 8.2a3.4 3.4 0 1 1 5 3c-1 .6-1.6 1.2-1.6 2.3v.9"/>'
@@ -95,10 +91,10 @@ def problem_page(
     return _page(problem.status, _card(problem.title, parts), (*_STYLED, *SHOWN, *marks(problem)))
 
 
-def framed_page(html: str, *, script: bytes) -> Answer:
-    """A page that only pages of our own may frame, with the one script whose SHA-256 (in base64) is *script*."""
-    policy = content_security_policy(f"script-src 'sha256-{script.decode()}'", framed_by="'self'")
-    answer = _page(200, html, policy)
+def framed_page(html: str, *, script: str) -> Answer:
+    """The page *html* that only pages of our own may frame, with *script* after it and no other."""
+    policy = content_security_policy(f"script-src {csp_hash(script)}", framed_by="'self'")
+    answer = _page(200, f"{html}<script>{script}</script>", policy)
     headers = tuple((name, b"SAMEORIGIN" if name == b"x-frame-options" else value) for name, value in answer.headers)
     return Answer(answer.status, headers, answer.body)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from coatcheck.errors import ConfigurationError
 from coatcheck.oauth import url
@@ -46,6 +47,12 @@ class PublicURL:
         if path == self.path:
             return "/"
         return path[len(self.path) :] if path.startswith(self.path + "/") else path
+
+
+def path_with_query(path: str, members: Mapping[str, object]) -> str:
+    """*path* with those *members* as its query that are not None, in their order."""
+    query = urlencode({name: value for name, value in members.items() if value is not None})
+    return f"{path}?{query}" if query else path
 
 
 def parse_public_url(text: str) -> PublicURL:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from urllib.parse import urlencode
 
 from coatcheck.bff.csrf import CSRFRules
 from coatcheck.bff.login_options import LoginOptions
 from coatcheck.bff.own_headers import Headers
-from coatcheck.bff.public_url import PublicURL
+from coatcheck.bff.public_url import PublicURL, path_with_query
 from coatcheck.clock import SYSTEM_CLOCK, Clock
 from coatcheck.sessions.cookie import CookiePolicy
 
@@ -62,9 +61,7 @@ class Settings:
 
     def login_path_for(self, return_url: str) -> str:
         """The same, to come back to *return_url*, which is a checked one."""
-        return (
-            self.login_path if return_url == self.home else f"{self.login_path}?{urlencode({'returnUrl': return_url})}"
-        )
+        return path_with_query(self.login_path, {"returnUrl": None if return_url == self.home else return_url})
 
     @property
     def logout_path(self) -> str:

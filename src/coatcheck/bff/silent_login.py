@@ -8,16 +8,13 @@ Silent login: a hidden frame of our own page asks the authorization server wheth
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from urllib.parse import urlencode
-
 from coatcheck.bff.answers import Answer, redirect
 from coatcheck.bff.current import CurrentRequest
 from coatcheck.bff.diagnosis import diagnose_login
 from coatcheck.bff.login import LoginStart
 from coatcheck.bff.login_parameters import LoginParameters
 from coatcheck.bff.pages import framed_page
+from coatcheck.bff.public_url import path_with_query
 from coatcheck.bff.refusals import Refused, log_refusal, refuse
 from coatcheck.bff.settings import Settings
 from coatcheck.errors import CoatcheckError
@@ -29,8 +26,6 @@ _SCRIPT = (
 )
 """The message reaches our own origin only: no other page may frame this one, and none would be told."""
 
-_SCRIPT_HASH = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest())
-
 
 class SilentLogin:
     """Begins silent logins, in frames of our own pages."""
@@ -41,8 +36,7 @@ class SilentLogin:
 
     async def __call__(self, current: CurrentRequest) -> Answer:
         """Answer 302 to the authorization server; where that cannot be, to the message that says so."""
-        site, mode = current.claims.site, current.claims.mode
-        if mode not in ((), (b"navigate",)) or site not in ((), (b"same-origin",)) or current.is_prefetch:
+        if not current.is_navigation or not current.claims.may_be_own_page:
             refused = Refused("navigation_required", "/silent-login is for a frame of a page of ours.", _IN_A_FRAME)
             return refuse(current, refused.diagnosis)
         wanted = LoginParameters(return_url=self._settings.home, prompt="none", silent=True)
@@ -61,13 +55,13 @@ class SilentLoginCallback:
 
     async def __call__(self, current: CurrentRequest) -> Answer:
         """A page with one script, known by its hash."""
-        return framed_page(f"<!doctype html><title>&hellip;</title><script>{_SCRIPT}</script>", script=_SCRIPT_HASH)
+        return framed_page("<!doctype html><title>&hellip;</title>", script=_SCRIPT)
 
 
 def silent_answer(settings: Settings, *, logged_in: bool, error: str | None = None) -> Answer:
     """Lead the frame to its message. *error* is a code of ours where neither yes nor no was found out."""
-    members = {"isLoggedIn": "true" if logged_in else "false", **({"error": error} if error else {})}
-    return redirect(f"{settings.silent_login_callback_path}?{urlencode(members)}", status=303)
+    members = {"isLoggedIn": "true" if logged_in else "false", "error": error}
+    return redirect(path_with_query(settings.silent_login_callback_path, members), status=303)
 
 
 _IN_A_FRAME = "Let a page of ours open it in a hidden iframe, and listen for the message."

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from urllib.parse import urlencode
 
 from coatcheck.bff.problems import logger, printable
+from coatcheck.bff.public_url import path_with_query
 from coatcheck.bff.settings import Settings
 
 
@@ -31,7 +31,6 @@ def step_up_path(
     members = {
         "returnUrl": return_url,
         "acr_values": " ".join(asked) or None,
-        "max_age": None if age is None else str(age),
+        "max_age": age,
     }
-    given = {name: value for name, value in members.items() if value is not None}
-    return f"{settings.login_path}?{urlencode(given)}" if given else settings.login_path
+    return path_with_query(settings.login_path, members)

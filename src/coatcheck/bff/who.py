@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 from dataclasses import replace
 from typing import Any, Final
-from urllib.parse import urlencode
 
 from coatcheck.bff.answers import Answer, AnswerInstead, problem_answer, redirect
 from coatcheck.bff.current import SCOPE_KEY, CurrentRequest
 from coatcheck.bff.pages import hop, message_page
 from coatcheck.bff.problems import Problem, log_problem
+from coatcheck.bff.public_url import path_with_query
 from coatcheck.bff.return_url import checked_return_url
 from coatcheck.errors import LoginRequired, SessionGone, StoreUnavailable, TokenUnavailable, UnknownSealKey
 from coatcheck.sessions.session import Session
@@ -119,7 +119,7 @@ async def page_user(scope: MutableMapping[str, Any]) -> User:
 
 def to_login(current: CurrentRequest) -> Answer:
     """Send the browser to the login, and from there back to this page."""
-    return redirect(f"{current.settings.login_path}?{urlencode({'returnUrl': here(current)})}")
+    return redirect(path_with_query(current.settings.login_path, {"returnUrl": here(current)}))
 
 
 def _by_our_own_hop(current: CurrentRequest) -> Answer:
