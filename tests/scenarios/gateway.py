@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from coatcheck.sessions.seal import new_key
 from tests.rig.control_plane import RegisteredClient
@@ -14,6 +15,13 @@ from tests.rig.programs import Program
 from tests.rig.servers import coatcheck, free_port
 
 SCOPE = "openid profile email offline_access"
+
+
+class Addresses(TypedDict):
+    """Where a provider may send a browser: the arguments of `add_client`."""
+
+    redirect_uris: str
+    post_logout_redirect_uris: str
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,11 @@ class Application:
     @property
     def post_logout_redirect_uri(self) -> str:
         return f"{self.url}/bff/logged-out"
+
+    @property
+    def addresses(self) -> Addresses:
+        """What its registration has to say of it."""
+        return Addresses(redirect_uris=self.redirect_uri, post_logout_redirect_uris=self.post_logout_redirect_uri)
 
     @classmethod
     def at_free_port(cls, *, scheme: str = "http") -> Application:

@@ -89,11 +89,7 @@ def shop(
     application does not know; *server* serves an application at a port.
     """
     application = Application.at_free_port()
-    client = provider.add_client(
-        "basic",
-        redirect_uris=application.redirect_uri,
-        post_logout_redirect_uris=application.post_logout_redirect_uri,
-    )
+    client = provider.add_client("basic", **application.addresses)
     clock = MovableClock()
     bff = BFF(
         Client(

@@ -32,11 +32,7 @@ LOGOUT_URL = (
 def served_by_tls(provider: OIDCProvider, folder: Path) -> Iterator[tuple[Application, EchoAPI, Program]]:
     """`coatcheck run --dev-tls` with a page, registered at the provider."""
     application = Application.at_free_port(scheme="https")
-    client = provider.add_client(
-        "basic",
-        redirect_uris=application.redirect_uri,
-        post_logout_redirect_uris=application.post_logout_redirect_uri,
-    )
+    client = provider.add_client("basic", **application.addresses)
     pages = folder / "dist"
     pages.mkdir()
     (pages / "index.html").write_text("<!doctype html><title>shop</title>")

@@ -59,14 +59,7 @@ def shop(
     provider: OIDCProvider, application: Application, preset: str = "basic", **metadata: object
 ) -> RegisteredClient:
     """The registration that the examples name."""
-    return provider.add_client(
-        preset,
-        client_id="shop",
-        redirect_uris=application.redirect_uri,
-        post_logout_redirect_uris=application.post_logout_redirect_uri,
-        x_refresh_tokens="always",
-        **metadata,
-    )
+    return provider.add_client(preset, client_id="shop", **application.addresses, x_refresh_tokens="always", **metadata)
 
 
 def bearer(api: EchoAPI) -> str:

@@ -24,12 +24,7 @@ def bearer(api: EchoAPI) -> str:
 @pytest.mark.spec("OAU-31", "REF-05")
 def test_a_user_logs_in_calls_an_api_is_renewed_and_logs_out(oidc_provider, tmp_path: Path):
     application = Application.at_free_port()
-    client = oidc_provider.add_client(
-        "basic",
-        redirect_uris=application.redirect_uri,
-        post_logout_redirect_uris=application.post_logout_redirect_uri,
-        x_access_token_ttl=ACCESS_TOKEN_TTL,
-    )
+    client = oidc_provider.add_client("basic", **application.addresses, x_access_token_ttl=ACCESS_TOKEN_TTL)
     with (
         EchoAPI.serve() as api,
         gateway(
@@ -68,9 +63,7 @@ def test_a_user_logs_in_calls_an_api_is_renewed_and_logs_out(oidc_provider, tmp_
 def test_the_same_line_with_django_oauth_toolkit(django_provider, tmp_path: Path):
     django_provider.config(access_token_ttl=ACCESS_TOKEN_TTL)
     application = Application.at_free_port()
-    client = django_provider.add_client(
-        redirect_uris=application.redirect_uri, post_logout_redirect_uris=application.post_logout_redirect_uri
-    )
+    client = django_provider.add_client(**application.addresses)
     with (
         EchoAPI.serve() as api,
         gateway(
@@ -103,12 +96,7 @@ def test_the_same_line_with_django_oauth_toolkit(django_provider, tmp_path: Path
 @pytest.mark.spec("LGN-01", "COO-05", "OAU-24")
 def test_the_same_line_in_chromium(oidc_provider, browser, tmp_path: Path):
     application = Application.at_free_port()
-    client = oidc_provider.add_client(
-        "basic",
-        redirect_uris=application.redirect_uri,
-        post_logout_redirect_uris=application.post_logout_redirect_uri,
-        x_access_token_ttl=ACCESS_TOKEN_TTL,
-    )
+    client = oidc_provider.add_client("basic", **application.addresses, x_access_token_ttl=ACCESS_TOKEN_TTL)
     pages = tmp_path / "dist"
     pages.mkdir()
     (pages / "index.html").write_text("<!doctype html><title>shop</title><h1>Shop</h1>")

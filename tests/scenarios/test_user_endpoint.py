@@ -36,11 +36,7 @@ def served(
 ) -> Iterator[tuple[UserAgent, MovableClock, RegisteredClient]]:
     """An application that is registered at *provider*, a browser, and the application's clock."""
     application = Application.at_free_port()
-    client = provider.add_client(
-        "basic",
-        redirect_uris=application.redirect_uri,
-        post_logout_redirect_uris=application.post_logout_redirect_uri,
-    )
+    client = provider.add_client("basic", **application.addresses)
     clock = MovableClock()
     bff = BFF(
         Client(
