@@ -7,8 +7,6 @@ import os
 import socket
 import ssl
 import stat
-import subprocess
-import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +26,7 @@ from coatcheck.bff.development_certificate import DevelopmentCertificate, _issue
 from coatcheck.errors import ConfigurationError
 from coatcheck.oauth.jwt import generate_private_key
 from tests.bff.certificates import make_certificates
+from tests.rig.programs import printed_by_processes_that_start_together
 
 NOW = datetime.datetime(2030, 3, 1, tzinfo=datetime.UTC).timestamp()
 DAY = 86400.0
@@ -182,26 +181,19 @@ def test_processes_that_start_together_have_one_key_and_a_certificate_that_fits(
     folder = tmp_path / "c"
     if days_old is not None:
         made(tmp_path, days=-days_old)
-    code = f"""
-import ssl, sys
+    printed = printed_by_processes_that_start_together(
+        """
+import ssl
 from pathlib import Path
 from coatcheck.bff.development_certificate import development_certificate
-print("ready", flush=True)
-sys.stdin.readline()
+""",
+        f"""
 found = development_certificate("localhost", now={NOW}, folder=Path({str(folder)!r}))
 ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(found.certificate, found.key)
 print(found.key.read_text().replace("\\n", "") + str(found.expires))
-"""
-    command = [sys.executable, "-c", code]
-    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    for process in processes:
-        assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    assert len({process.communicate(timeout=30)[0] for process in processes}) == 1
-    assert [process.returncode for process in processes] == [0, 0, 0]
+""",
+    )
+    assert len(set(printed)) == 1
     assert sorted(os.listdir(folder)) == [".gitignore", "tls.key", "tls.pem"]
 
 

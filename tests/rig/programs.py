@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -141,3 +142,21 @@ def wait_until_listening(port: int, *, seconds: float = 20) -> None:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
+
+
+def printed_by_processes_that_start_together(prepare: str, act: str) -> list[str]:
+    """
+    Run Python in three processes: each runs *prepare*; when all have, each runs *act*. What they have printed by it.
+    """
+    code = f"import sys\n{prepare}\nprint('ready', flush=True)\nsys.stdin.readline()\n{act}\n"
+    command = [sys.executable, "-c", code]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    for process in processes:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    printed = [process.communicate(timeout=30)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    return printed

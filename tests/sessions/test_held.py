@@ -27,6 +27,17 @@ async def found(nodes: Nodes, session_id: str) -> SessionHandle | None:
     return await nodes.b.find(session_id, now=nodes.clock.time())
 
 
+async def with_an_older_cookie(nodes: Nodes) -> tuple[Browser, SessionHandle]:
+    """A browser that has renewed tokens, and has shown it; and its session as an older cookie opened it."""
+    browser, older = await nodes.log_in(), Browser()
+    older.jar.update(browser.jar)
+    late = await nodes.opened(nodes.b, older)
+    browser.receive((await nodes.renew(nodes.a, browser, b"2")).set_cookies())
+    await nodes.opened(nodes.a, browser)
+    await nodes.background()
+    return browser, late
+
+
 async def values(nodes: Nodes) -> list[ExpiringValue]:
     there = [await nodes.store.get(key) for key in nodes.store.ends]
     return [value for value in there if value is not None]
@@ -129,12 +140,7 @@ async def test_a_found_session_has_the_tokens_of_a_renewal_meanwhile(arrived: bo
 async def test_tokens_that_were_replaced_are_never_given_out() -> None:
     """An older cookie began the login, and what it lacked waits no more: the session is found, without tokens."""
     nodes = Nodes()
-    browser, older = await nodes.log_in(), Browser()
-    older.jar.update(browser.jar)
-    late = await nodes.opened(nodes.b, older)
-    browser.receive((await nodes.renew(nodes.a, browser, b"2")).set_cookies())
-    await nodes.opened(nodes.a, browser)
-    await nodes.background()
+    browser, late = await with_an_older_cookie(nodes)
     await nodes.b.hold(late, until=nodes.clock.time() + QUARTER)
     nodes.clock.forward(2 * MINUTE)
     there = await found(nodes, late.session.id)
@@ -157,12 +163,7 @@ async def test_one_session_leaves_one_value_however_many_logins_begin_in_it() ->
 
 async def test_a_login_with_an_older_cookie_does_not_take_back_what_is_held() -> None:
     nodes = Nodes()
-    browser, older = await nodes.log_in(), Browser()
-    older.jar.update(browser.jar)
-    late = await nodes.opened(nodes.b, older)
-    browser.receive((await nodes.renew(nodes.a, browser, b"2")).set_cookies())
-    await nodes.opened(nodes.a, browser)
-    await nodes.background()
+    browser, late = await with_an_older_cookie(nodes)
     session_id = await held(nodes, browser)
     await nodes.b.hold(late, until=nodes.clock.time() + QUARTER)
     nodes.clock.forward(2 * MINUTE)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ import pytest
 from coatcheck.errors import ConfigurationError
 from coatcheck.sessions import KeyRing, key_from_file
 from coatcheck.sessions.private_file import check_owner
+from tests.rig.programs import printed_by_processes_that_start_together
 
 
 def test_a_key_file_is_made_once_and_read_from_then_on(tmp_path: Path) -> None:
@@ -30,22 +29,11 @@ def test_a_key_file_is_for_its_owner_only(tmp_path: Path) -> None:
 
 
 def test_processes_that_start_together_agree_on_one_key(tmp_path: Path) -> None:
-    code = f"""
-import sys
-from coatcheck.sessions import key_from_file
-print("ready", flush=True)
-sys.stdin.readline()
-print(key_from_file({str(tmp_path / "key")!r}))
-"""
-    command = [sys.executable, "-c", code]
-    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    for process in processes:
-        assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    keys = {process.communicate(timeout=30)[0] for process in processes}
+    keys = set(
+        printed_by_processes_that_start_together(
+            "from coatcheck.sessions import key_from_file", f"print(key_from_file({str(tmp_path / 'key')!r}))"
+        )
+    )
     assert len(keys) == 1
     assert key_from_file(tmp_path / "key") == keys.pop().strip()
     assert [each.name for each in tmp_path.iterdir()] == ["key"]
