@@ -1,7 +1,7 @@
 """
 The house keeps its shape: arrows only go down, there are no circles, and each library of others has one home.
 
-    errors, base64url, clock, codec, telemetry    floor 0
+    errors, base64url, clock, codec, telemetry, audit    floor 0
     oauth                               the protocol, pure
     single_flight, transport, provider
     coordination, sessions, stores      what processes agree on, who is here, and where it rests
@@ -29,6 +29,7 @@ FLOORS = [
     ["clock"],
     ["codec"],
     ["telemetry"],
+    ["audit"],
     ["oauth"],
     ["single_flight"],
     ["transport"],

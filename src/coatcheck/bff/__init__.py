@@ -7,6 +7,7 @@ try:
     from coatcheck.bff.claims import ClaimsEnricher, ClaimsEnricherContext, UserClaim
     from coatcheck.bff.events import BFFEvents, TokensReceived
     from coatcheck.bff.login_options import LoginOptions
+    from coatcheck.bff.logout_options import LogoutOptions
     from coatcheck.bff.who import api_access_token, api_session, api_user, page_user
 except ModuleNotFoundError as error:
     if error.name != "pyreqwest":
@@ -19,6 +20,7 @@ __all__ = [
     "ClaimsEnricher",
     "ClaimsEnricherContext",
     "LoginOptions",
+    "LogoutOptions",
     "TokensReceived",
     "UserClaim",
     "api_access_token",

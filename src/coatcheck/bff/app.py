@@ -22,6 +22,7 @@ from coatcheck.bff.login import Login, LoginStart
 from coatcheck.bff.login_loop import LoginLoop
 from coatcheck.bff.login_options import LoginOptions
 from coatcheck.bff.logout import Logout, LogoutLink
+from coatcheck.bff.logout_options import LogoutOptions
 from coatcheck.bff.middleware import BFFMiddleware, Desk, Endpoint
 from coatcheck.bff.options import check_object, check_registration, check_visible, checked_settings
 from coatcheck.bff.paths import RouteTable
@@ -69,9 +70,10 @@ class BFF:
     *user_token_store* keeps them elsewhere than in the session. *http_clients* replaces clients by name
     (`BACK_CHANNEL_HTTP_CLIENT`), *client_assertions* signs in place of a key. *anonymous_user_status* 200 makes
     `/bff/user` answer `null` instead of 401; it shows the *user_claims* (None: all that say something of the user), or
-    what *claims_enricher* makes of them. *login* has what logins may ask for, and silent and third-party logins. *hsts*
-    is how long browsers shall use https only (30 days), a whole value, or None. *development* False forbids development
-    mode on localhost. *clock*, *checkpoints*, *lease_times* and *forwarder* are for tests.
+    what *claims_enricher* makes of them. *login* has what logins may ask for, and silent and third-party logins;
+    *logout* has who else ends sessions, and what is revoked and told to whom then. *hsts* is how long browsers shall
+    use https only (30 days), a whole value, or None. *development* False forbids development mode on localhost.
+    *clock*, *checkpoints*, *lease_times* and *forwarder* are for tests.
 
     Raises:
         ConfigurationError: the settings cannot work; the message names the setting and says what to do.
@@ -100,6 +102,7 @@ class BFF:
         path_prefix: str = "/bff",
         anonymous_user_status: Literal[401, 200] = 401,
         login: LoginOptions = LoginOptions(),  # noqa: B008  # a frozen value
+        logout: LogoutOptions = LogoutOptions(),  # noqa: B008  # a frozen value
         hsts: timedelta | str | None = timedelta(days=30),
         user_claims: Collection[str] | None = None,
         claims_enricher: ClaimsEnricher | None = None,
@@ -132,6 +135,7 @@ class BFF:
             path_prefix=path_prefix,
             anonymous_user_status=anonymous_user_status,
             login=login,
+            logout=logout,
             hsts=hsts,
             clock=clock,
         )
@@ -162,7 +166,7 @@ class BFF:
         start, loop = LoginStart(settings, server, attempts), LoginLoop(settings.cookies, same_site=lax)
         arrival = Arrival(settings, tokens, all_sessions, save_tokens=save_tokens, events=events)
         link, logged_out = LogoutLink(settings, ring), LoggedOut(settings, ring)
-        logout = Logout(settings, tokens, all_sessions, link, logged_out, loop)
+        log_out = Logout(settings, tokens, all_sessions, link, logged_out, loop)
         claims = ShownClaims(user_claims, claims_enricher, tokens)
         user = UserEndpoint(settings, link, claims, tokens if save_tokens or user_token_store else None)
         by_form = settings.login.response_mode == "form_post"
@@ -178,7 +182,7 @@ class BFF:
                 hides_query=True,
                 reads_form=True,
             ),
-            "/logout": Endpoint(logout, {"GET": Protection.SID, "POST": Protection.HEADER}, hides_query=True),
+            "/logout": Endpoint(log_out, {"GET": Protection.SID, "POST": Protection.HEADER}, hides_query=True),
             "/logged-out": Endpoint(logged_out, {"GET": Protection.NO_SESSION}, hides_query=True),
             "/user": Endpoint(user, {"GET": Protection.HEADER}),
         }

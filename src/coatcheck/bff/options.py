@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from coatcheck.bff.csrf import CSRFRules
 from coatcheck.bff.login_options import LoginOptions
+from coatcheck.bff.logout_options import LogoutOptions
 from coatcheck.bff.own_headers import hsts_header
 from coatcheck.bff.public_url import PublicURL, parse_public_url
 from coatcheck.bff.settings import Settings
@@ -27,6 +28,7 @@ def checked_settings(
     path_prefix: str,
     anonymous_user_status: int,
     login: LoginOptions,
+    logout: LogoutOptions,
     hsts: timedelta | str | None,
     clock: Clock,
 ) -> Settings:
@@ -64,6 +66,7 @@ def checked_settings(
         endpoints=path_prefix,
         anonymous_user_status=anonymous_user_status,
         login=login,
+        logout=logout,
         hsts=hsts_header(hsts, url),
         clock=clock,
     )

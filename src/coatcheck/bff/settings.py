@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from coatcheck.bff.csrf import CSRFRules
 from coatcheck.bff.login_options import LoginOptions
+from coatcheck.bff.logout_options import LogoutOptions
 from coatcheck.bff.own_headers import Headers
 from coatcheck.bff.public_url import PublicURL, path_with_query
 from coatcheck.clock import SYSTEM_CLOCK, Clock
@@ -31,6 +32,7 @@ class Settings:
     endpoints: str = "/bff"
     anonymous_user_status: int = 401
     login: LoginOptions = field(default_factory=LoginOptions)
+    logout: LogoutOptions = field(default_factory=LogoutOptions)
     hsts: Headers = ()
     clock: Clock = field(default=SYSTEM_CLOCK, repr=False)
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from coatcheck.bff.login_options import LoginOptions
+from coatcheck.bff.logout_options import LogoutOptions
 from coatcheck.bff.public_url import PublicURL, parse_public_url
 from coatcheck.config.explain import explain, missing_key, prefixed, unknown_key
 from coatcheck.config.rules import GatewayConfig, problems_between
@@ -22,6 +23,7 @@ from coatcheck.config.words import (
     FileWords,
     FrontendWords,
     LoginWords,
+    LogoutWords,
     PrivateKeyWords,
     ServerWords,
     SessionsWords,
@@ -102,11 +104,14 @@ class _Reader:
         keys = self._noted(self._keys)
         clients = self._clients()
         login = self._noted(self._login, "login")
+        logout = self._noted(self._logout, "logout")
         sessions = self._table("sessions", SessionsWords)
         user = self._table("user", UserWords)
         apis = self._apis()
         frontend = self._table("frontend", FrontendWords) if "frontend" in self._document else None
-        if public_url is None or server is None or login is None or sessions is None or user is None or self.problems:
+        if public_url is None or server is None or login is None or logout is None or sessions is None or user is None:
+            return None
+        if self.problems:
             return None
         config = GatewayConfig(
             folder=self._folder,
@@ -115,6 +120,7 @@ class _Reader:
             server=server,
             clients=clients,
             login=login,
+            logout=logout,
             sessions=sessions,
             user=user,
             apis=apis,
@@ -228,9 +234,11 @@ class _Reader:
 
     def _login(self) -> LoginOptions | None:
         words = self._table("login", LoginWords)
-        if words is None:
-            return None
-        return LoginOptions(**{name: getattr(words, name) for name in LoginWords.__struct_fields__})
+        return None if words is None else LoginOptions(**_as_written(words))
+
+    def _logout(self) -> LogoutOptions | None:
+        words = self._table("logout", LogoutWords)
+        return None if words is None else LogoutOptions(**_as_written(words))
 
     def _private_key(self, words: PrivateKeyWords) -> PrivateKeyJWT:
         sources = {name: value for name in ("env", "file") if (value := getattr(words, name)) is not None}
@@ -247,3 +255,7 @@ class _Reader:
             return ()
         apis = (self._convert(value, APIWords, f"api[{position}]") for position, value in enumerate(written))
         return tuple(api for api in apis if api is not None)
+
+
+def _as_written(words: Words) -> dict[str, Any]:
+    return {name: getattr(words, name) for name in words.__struct_fields__}

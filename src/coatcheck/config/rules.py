@@ -8,6 +8,7 @@ from pathlib import Path
 
 from coatcheck.bff.claims import checked_claim_names
 from coatcheck.bff.login_options import LoginOptions
+from coatcheck.bff.logout_options import LogoutOptions
 from coatcheck.bff.paths import RouteTable
 from coatcheck.bff.public_url import PublicURL
 from coatcheck.config.explain import prefixed
@@ -34,6 +35,7 @@ class GatewayConfig:
     clients: Mapping[str, Client]
     """The registrations by name; `default` is the one that people log in with."""
     login: LoginOptions
+    logout: LogoutOptions
     sessions: SessionsWords
     user: UserWords
     apis: tuple[APIWords, ...]

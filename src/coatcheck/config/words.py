@@ -70,6 +70,18 @@ class LoginWords(Words, frozen=True, kw_only=True):
     third_party: bool = False
 
 
+class LogoutWords(Words, frozen=True, kw_only=True):
+    """`[logout]`: what ends sessions, and what is told to whom then; the words of `LogoutOptions`."""
+
+    backchannel: bool | None = None
+    backchannel_all_sessions: bool = False
+    frontchannel: bool = False
+    revoke_refresh_token: bool = True
+    revoke_access_token: bool = True
+    id_token_hint: bool = True
+    clear_site_data: tuple[str, ...] = ()
+
+
 class SessionsWords(Words, frozen=True, kw_only=True):
     """`[sessions]`"""
 
@@ -127,6 +139,7 @@ class FileWords(Words, frozen=True, kw_only=True):
     client: ClientWords
     clients: dict[str, ClientWords] = {}
     login: LoginWords = LoginWords()
+    logout: LogoutWords = LogoutWords()
     sessions: SessionsWords = SessionsWords()
     user: UserWords = UserWords()
     api: tuple[APIWords, ...] = ()

@@ -65,6 +65,7 @@ def create_bff(
         user_claims=config.user.claims,
         claims_enricher=_enricher(config),
         login=config.login,
+        logout=config.logout,
         hsts=config.server.hsts.policy,
         development=config.development,
         clock=clock,

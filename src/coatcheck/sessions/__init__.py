@@ -17,7 +17,7 @@ from coatcheck.sessions.cookie_sessions import CookieSessions
 from coatcheck.sessions.key_file import key_from_file
 from coatcheck.sessions.seal import KeyRing, new_key
 from coatcheck.sessions.server_side import ServerSideSessions
-from coatcheck.sessions.session import Claims, Session
+from coatcheck.sessions.session import Claims, EndReason, Session, SessionFilter
 from coatcheck.sessions.sessions import SessionHandle, Sessions
 from coatcheck.sessions.store import Change, Part, ReplacePart, SessionIndex, SessionRow, SessionStore, Touch
 
@@ -27,12 +27,14 @@ __all__ = [
     "CookiePolicy",
     "CookieSessions",
     "Cookies",
+    "EndReason",
     "KeyRing",
     "Part",
     "ReplacePart",
     "SameSite",
     "ServerSideSessions",
     "Session",
+    "SessionFilter",
     "SessionHandle",
     "SessionIndex",
     "SessionRow",

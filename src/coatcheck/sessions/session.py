@@ -1,9 +1,10 @@
-"""Who is here: the value that a live session is, and its claims."""
+"""Who is here: the value that a live session is, its claims, and what can be said of sessions from outside."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from coatcheck.codec import decoder
 
@@ -71,3 +72,37 @@ class Session(NamedTuple):
     def dead_at(self) -> float:
         """The instant from which this session is no session, unless it is used before."""
         return min(self.expires_at, self.seen_at + self.idle_timeout)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionFilter:
+    """
+    The sessions of one issuer that are about *sub*, or that its session *sid* led to; with both, both have to fit.
+
+    Raises:
+        ValueError: neither is given. All sessions of an issuer cannot be meant: nothing finds them.
+    """
+
+    iss: str
+    sub: str | None = None
+    sid: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.sub and not self.sid:
+            raise ValueError("say whose sessions: give sub, sid, or both")
+
+
+EndReason: TypeAlias = Literal[
+    "logout",
+    "backchannel_logout",
+    "frontchannel_logout",
+    "revoked",
+    "replaced",
+    "user_switched",
+    "grant_ended",
+    "expired",
+]
+"""
+What ended a session: the user, the authorization server (by either channel), an administrator or a job, another login
+of this browser by the same user or by another one, the end of the user's grant, or time.
+"""
