@@ -180,6 +180,13 @@ class World:
         """How many authorization requests browsers have brought to the provider."""
         return len([e for e in self.provider.log if e.endpoint == "authorization" and e.values("prompt") != ["none"]])
 
+    def revoked(self, kind: str = "refresh_token") -> list[str]:
+        """The tokens of a kind that the provider was asked to revoke."""
+        asked = [entry for entry in self.provider.log if entry.endpoint == "revocation"]
+        return [
+            token for entry in asked if entry.values("token_type_hint") == [kind] for token in entry.values("token")
+        ]
+
     def sessions(self) -> int:
         """How many sessions the store holds."""
         return len(self.store._rows)

@@ -207,9 +207,10 @@ class TokenLog:
         return max(times.values(), default=0)
 
     async def revoked(self) -> set[str]:
-        """The fingerprints of the tokens that were revoked."""
+        """The fingerprints of the refresh tokens that were revoked."""
         requests = await asyncio.to_thread(self._provider.log, client_id=self._client_id)
-        return {str(request.params["token"]) for request in requests if "revo" in request.path}
+        hinted = [request.params for request in requests if "revo" in request.path]
+        return {str(params["token"]) for params in hinted if params["token_type_hint"] == "refresh_token"}
 
     async def _requests(self) -> list[LoggedRequest]:
         return await asyncio.to_thread(self._provider.log, client_id=self._client_id, grant_type="refresh_token")

@@ -56,7 +56,8 @@ class TokenService:
     Refresh tokens rotate, and one that is used twice ends its grant (RFC 9700 4.14.2). `answers` are given instead of
     the next regular ones: a response, an exception to raise, or a dictionary merged into the regular answer; and `LOST`
     does what was asked, while the answer gets lost. With `grace`, a replaced refresh token answers the same again for
-    so many seconds. `requests` holds the form of every token request.
+    so many seconds. `requests` holds the form of every token request, `revoked` every refresh token that was to be
+    revoked; without `revokes_access_tokens` these alone can be.
     """
 
     def __init__(self, clock: HandClock) -> None:
@@ -69,6 +70,7 @@ class TokenService:
         self.requests: list[dict[str, str]] = []
         self.headers: list[dict[str, str]] = []
         self.revoked: list[str] = []
+        self.revoked_access_tokens: list[str] = []
         self.under_way = 0
         self.most_under_way = 0
         self.rotation = True
@@ -80,6 +82,7 @@ class TokenService:
         self.metadata: dict[str, Any] = dict(_METADATA)
         self.keys_answer: Response | Exception | None = None
         self.revocation_answer: Response | Exception | None = None
+        self.revokes_access_tokens = True
 
     async def __call__(self, request: Request) -> Response:
         path = request.url.removeprefix(ISSUER)
@@ -90,8 +93,7 @@ class TokenService:
                 keys = {"keys": [public_jwk(_private_key()) | {"kid": "1", "alg": "ES256", "use": "sig"}]}
                 return _given(self.keys_answer) or _json(keys)
             case "/revoke":
-                self.revoked.append(_form(request)["token"])
-                return _given(self.revocation_answer) or Response(200)
+                return self._revoke(_form(request))
             case "/token":
                 return await self._token(request)
         raise AssertionError(f"nobody should ask for {path}")
@@ -127,6 +129,15 @@ class TokenService:
     @property
     def refreshes(self) -> int:
         return len(self.sent("refresh_token"))
+
+    def _revoke(self, form: dict[str, str]) -> Response:
+        if form["token_type_hint"] == "refresh_token":
+            self.revoked.append(form["token"])
+        else:
+            self.revoked_access_tokens.append(form["token"])
+            if not self.revokes_access_tokens:
+                return error("unsupported_token_type")
+        return _given(self.revocation_answer) or Response(200)
 
     async def _token(self, request: Request) -> Response:
         form = _form(request)

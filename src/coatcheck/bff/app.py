@@ -156,6 +156,8 @@ class BFF:
             clock=clock,
             checkpoints=checkpoints,
             lease_times=lease_times,
+            revoke_refresh_token=logout.revoke_refresh_token,
+            revoke_access_token=logout.revoke_access_token,
         )
         settings, tokens, all_sessions = self._settings, self.tokens, self._storage.sessions
         server = tokens.authorization_server()
@@ -165,7 +167,7 @@ class BFF:
         )
         start, loop = LoginStart(settings, server, attempts), LoginLoop(settings.cookies, same_site=lax)
         arrival = Arrival(settings, tokens, all_sessions, save_tokens=save_tokens, events=events)
-        link, logged_out = LogoutLink(settings, ring), LoggedOut(settings, ring)
+        link, logged_out = LogoutLink(settings, ring), LoggedOut(settings, ring, self._storage.coordination)
         log_out = Logout(settings, tokens, all_sessions, link, logged_out, loop)
         claims = ShownClaims(user_claims, claims_enricher, tokens)
         user = UserEndpoint(settings, link, claims, tokens if save_tokens or user_token_store else None)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+from dataclasses import replace
 
 from coatcheck import base64url
+from coatcheck.audit import audit, session_reference, user_reference
 from coatcheck.bff.answers import Answer, redirect
 from coatcheck.bff.current import CurrentRequest, user_of
 from coatcheck.bff.diagnosis import Diagnosis
@@ -17,30 +19,37 @@ from coatcheck.bff.public_url import path_with_query
 from coatcheck.bff.refusals import Refused, refuse
 from coatcheck.bff.return_url import checked_return_url
 from coatcheck.bff.settings import Settings
-from coatcheck.errors import CoatcheckError, StoreUnavailable, UnknownSealKey
+from coatcheck.errors import CoatcheckError, StoreUnavailable, TransportError, UnknownSealKey
 from coatcheck.oauth.logout import end_session_url
+from coatcheck.oauth.metadata import Metadata
 from coatcheck.sessions.seal import KeyRing
 from coatcheck.sessions.sessions import SessionHandle, Sessions
 from coatcheck.tokens.manager import Tokens
 from coatcheck.tokens.values import DEFAULT_PARAMETERS
 
 PROVIDER_DEADLINE = 5.0
-"""Seconds that the authorization server may take to revoke a token while a person waits to be logged out."""
+"""Seconds that the authorization server may take for everything, while a person waits to be logged out."""
 
 MAX_URL = 4000
 """Characters of a logout URL. Longer ones meet proxies that refuse them (414)."""
 
 
 class LogoutLink:
-    """Makes and checks the `sid` of logout links: a keyed hash of the session's id, which nobody can forge."""
+    """
+    Makes and checks the `sid` of logout links: a keyed hash of the session's id, which nobody can forge.
+
+    The first key of the ring makes it, any of them is good for checking: a link stays good while keys are rotated.
+    """
 
     def __init__(self, settings: Settings, ring: KeyRing) -> None:
         self._settings = settings
-        self._key = ring.bound_to(settings.cookies.application_id).derive("logout sid")
+        bound = ring.bound_to(settings.cookies.application_id)
+        self._key = bound.derive("logout sid")
+        self._keys = bound.derive_all("logout sid")
 
     def sid(self, handle: SessionHandle) -> str:
         """Return the `sid` for the session of *handle*."""
-        return base64url.encode(hmac.digest(self._key, handle.session.id.encode(), "sha256")[:18])
+        return _sid(self._key, handle)
 
     def url(self, handle: SessionHandle) -> str:
         """Return the path that logs the session of *handle* out."""
@@ -48,7 +57,14 @@ class LogoutLink:
 
     def fits(self, sid: str | None, handle: SessionHandle) -> bool:
         """Whether *sid* belongs to the session of *handle*."""
-        return sid is not None and hmac.compare_digest(sid.encode(), self.sid(handle).encode())
+        if sid is None:
+            return False
+        fitting = [hmac.compare_digest(sid.encode(), _sid(key, handle).encode()) for key in self._keys]
+        return any(fitting)  # all were compared, whichever fits: the time that it takes says nothing
+
+
+def _sid(key: bytes, handle: SessionHandle) -> str:
+    return base64url.encode(hmac.digest(key, handle.session.id.encode(), "sha256")[:18])
 
 
 class Logout:
@@ -78,8 +94,8 @@ class Logout:
             handle = await current.session(slide=False)
             if handle is None:
                 return self._logged_out_already(current, return_url)
-            if current.method != "POST" and not self._link.fits(sid, handle):
-                raise Refused("logout_sid_invalid", "/logout without the sid of the session.", _USE_URL)
+            if current.method != "POST":
+                self._check_sid(sid, handle)
             return await self._end(current, handle, return_url)
         except Refused as refused:
             return refuse(current, refused.diagnosis)
@@ -91,11 +107,25 @@ class Logout:
         if current.method == "POST":
             refusal = current.check_api()
             if refusal is not None:
+                audit("logout_refused", reason=refusal.code)
                 raise Refused(refusal.code, "POST /logout without proof of origin.", _SEND_HEADER)
             return
         if current.is_prefetch:
             raise Refused("navigation_required", "A browser tried /logout in advance.", "It asks again in earnest.")
         current.exempt()
+
+    def _check_sid(self, sid: str | None, handle: SessionHandle) -> None:
+        if self._link.fits(sid, handle):
+            return
+        code, session = "logout_sid_invalid", handle.session
+        audit(
+            "logout_refused",
+            reason=code,
+            iss=session.iss,
+            session=session_reference(session.id),
+            user=user_reference(session.iss, session.sub),
+        )
+        raise Refused(code, "/logout without the sid of the session.", _USE_URL)
 
     def _asked(self, current: CurrentRequest) -> tuple[str | None, str | None]:
         """Read where to go afterwards, and the sid."""
@@ -112,30 +142,65 @@ class Logout:
 
     async def _end(self, current: CurrentRequest, handle: SessionHandle, return_url: str | None) -> Answer:
         """Revoke, delete, and only then send the browser away: a replayed cookie meets nothing."""
-        id_token = await self._id_token(handle)
+        deadline = asyncio.get_running_loop().time() + PROVIDER_DEADLINE
+        id_token: str | None = None
         try:
-            async with asyncio.timeout(PROVIDER_DEADLINE):
+            async with asyncio.timeout_at(deadline):
+                id_token = await self._id_token(handle)
                 await self._tokens.revoke(user_of(handle))
         except TimeoutError:
             logger.warning(
-                "a refresh token could not be revoked at %s within %g s. Nobody here can use it any more; see why the "
-                "authorization server is slow.",
+                "the tokens of a session could not be revoked at %s within %g s. Nobody here can use them any more; "
+                "see why the authorization server is slow.",
                 self._settings.issuer,
                 PROVIDER_DEADLINE,
             )
         await self._sessions.end(handle)
         logger.info("logged_out: a user of %s, session %s", handle.session.iss, handle.session.id[:8])
-        url = await self._provider_url(handle, id_token, return_url)
+        answer = await self._leave(current, handle, id_token, return_url, deadline=deadline)
         set_cookies = [*current.set_cookies(), *self._loop.forget(current.cookies)]
-        return self._leave(current, url, return_url).with_cookies(set_cookies)
+        return self._clearing(answer).with_cookies(set_cookies)
 
-    def _leave(self, current: CurrentRequest, url: str | None, return_url: str | None) -> Answer:
+    async def _leave(
+        self,
+        current: CurrentRequest,
+        handle: SessionHandle,
+        id_token: str | None,
+        return_url: str | None,
+        *,
+        deadline: float,
+    ) -> Answer:
+        """Go on to the authorization server's logout; where that cannot be, go where we were asked to, or say so."""
         status = 303 if current.method == "POST" else 302
+        try:
+            metadata = await self._metadata(deadline)
+        except CoatcheckError as error:
+            logger.warning(
+                "logged_out_locally: %s cannot be reached, so its own session goes on: %s. See that this machine "
+                "reaches the issuer; until then a new login there may need no password.",
+                self._settings.issuer,
+                error,
+            )
+            return _logged_out_here(return_url or self._settings.home)
+        url = self._provider_url(metadata, handle, id_token, return_url)
         if url is not None:
             return redirect(url, status=status)
         if return_url is not None:
             return redirect(return_url, status=status)
-        return message_page("You are logged out here", _STILL_ALIVE, link=(self._settings.home, "Go to the start page"))
+        return _logged_out_here(self._settings.home)
+
+    def _clearing(self, answer: Answer) -> Answer:
+        """
+        Have the browser clear what the settings say. Only the answer that ended a session says so: whoever could cause
+        another one would log users out by it.
+
+        W3C Clear Site Data, section 3.1.
+        """
+        kinds = self._settings.logout.clear_site_data
+        if not kinds:
+            return answer
+        value = ", ".join(f'"{kind}"' for kind in kinds).encode("ascii")
+        return replace(answer, headers=(*answer.headers, (b"clear-site-data", value)))
 
     def _logged_out_already(self, current: CurrentRequest, return_url: str | None) -> Answer:
         """Succeed without a redirect to the provider: anybody could have sent this browser here."""
@@ -145,30 +210,31 @@ class Logout:
 
     async def _id_token(self, handle: SessionHandle) -> str | None:
         """Find the id_token that says who leaves; whatever goes wrong, the logout goes on without."""
+        if not self._settings.logout.id_token_hint:
+            return None
         try:
             token = await self._tokens.store.get_token(user_of(handle), DEFAULT_PARAMETERS)
         except Exception:  # a store of the application may raise anything
             return None
         return token.id_token if token else None
 
-    async def _provider_url(self, handle: SessionHandle, id_token: str | None, return_url: str | None) -> str | None:
-        server = self._tokens.authorization_server()
+    async def _metadata(self, deadline: float) -> Metadata:
+        """Return the metadata, which are known already nearly always."""
         try:
-            metadata = await server.metadata()
-        except CoatcheckError as error:
-            logger.warning(
-                "logged_out_locally: %s cannot be reached, so its own session goes on: %s. See that this machine "
-                "reaches the issuer; until then a new login there may need no password.",
-                server.client.issuer,
-                error,
-            )
-            return None
-        claims = handle.session.claims
-        hint = claims.get("login_hint")
+            async with asyncio.timeout_at(deadline):
+                return await self._tokens.authorization_server().metadata()
+        except TimeoutError:
+            raise TransportError("its metadata did not come in time", sent=True) from None
+
+    def _provider_url(
+        self, metadata: Metadata, handle: SessionHandle, id_token: str | None, return_url: str | None
+    ) -> str | None:
+        """Make the URL of the authorization server's logout. Without an id_token, a hint says who leaves."""
+        hint = handle.session.claims.get("login_hint")
 
         def url(id_token_hint: str | None) -> str | None:
             return end_session_url(
-                server.client,
+                self._tokens.authorization_server().client,
                 metadata,
                 id_token_hint=id_token_hint,
                 post_logout_redirect_uri=self._settings.logged_out_uri,
@@ -178,6 +244,10 @@ class Logout:
 
         whole = url(id_token)
         return url(None) if whole is not None and len(whole) > MAX_URL else whole
+
+
+def _logged_out_here(onward: str) -> Answer:
+    return message_page("You are logged out here", _STILL_ALIVE, link=(onward, "Continue"))
 
 
 _SEND_HEADER = "Send the CSRF header from a page of our own; or navigate to bff:logout_url of /bff/user."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
 from urllib.parse import urlencode
 
 from coatcheck.errors import OAuthError
@@ -12,6 +12,9 @@ from coatcheck.oauth.client_auth import authenticate
 from coatcheck.oauth.error_response import raise_for_error
 from coatcheck.oauth.messages import Request, Response, form_request
 from coatcheck.oauth.metadata import Metadata
+
+TokenTypeHint: TypeAlias = Literal["access_token", "refresh_token"]
+"""What a token is that is to be revoked (RFC 7009 section 2.1)."""
 
 MAX_ID_TOKEN_HINT = 3500
 """Characters. A URL beyond 4 KB does not pass every server and proxy (414 URI Too Long)."""
@@ -56,7 +59,7 @@ def revocation_request(
     metadata: Metadata,
     token: str,
     *,
-    token_type_hint: Literal["access_token", "refresh_token"],
+    token_type_hint: TokenTypeHint,
     now: float,
     assertion: ClientAssertion | None = None,
 ) -> Request | None:

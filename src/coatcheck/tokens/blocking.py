@@ -78,6 +78,8 @@ class BlockingTokens:
         send: Send | None = None,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
         waiter_deadline: timedelta = WAITER_DEADLINE,
+        revoke_refresh_token: bool = True,
+        revoke_access_token: bool = True,
     ) -> None:
         self._make = partial(
             Tokens,
@@ -93,6 +95,8 @@ class BlockingTokens:
             send=send,
             pause=pause,
             waiter_deadline=waiter_deadline,
+            revoke_refresh_token=revoke_refresh_token,
+            revoke_access_token=revoke_access_token,
             background=False,
         )
         self._has_given_clients = bool(http_clients)
@@ -197,7 +201,7 @@ class BlockingTokens:
         self._call(lambda tokens: tokens.store_login(user, token, client=client))
 
     def revoke(self, user: User) -> None:
-        """Revoke the user's refresh tokens and forget them, as `Tokens.revoke`: for everybody who shares the grant."""
+        """Revoke the user's tokens and forget them, as `Tokens.revoke`: for everybody who shares the grant."""
         self._call(lambda tokens: tokens.revoke(user))
 
     def auth(

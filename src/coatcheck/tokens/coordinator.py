@@ -201,6 +201,19 @@ class RenewalCoordinator:
             if lease is not None:
                 await lease.release()
 
+    @asynccontextmanager
+    async def left_behind(self, user: User, parameters: UserTokenRequestParameters) -> AsyncIterator[UserToken]:
+        """
+        Give the token that a session had when it was deleted. Nothing is waited for: whatever renews it finds the
+        session gone, and revokes itself what it brought.
+
+        Raises:
+            LoginRequired: there was none.
+            StoreUnavailable: nobody can say; a store of the application's own only.
+        """
+        token = await self._renewer.stored(user, parameters, reload=False)
+        yield self._renewer.latest(self._endpoint(parameters.client), token)
+
     async def drain(self) -> None:
         """
         Let the renewals under way finish and be written, and begin none meanwhile; call it before the HTTP client and

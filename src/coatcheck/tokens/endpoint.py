@@ -19,7 +19,7 @@ from coatcheck.oauth.grants import (
     token_exchange_form,
     token_request,
 )
-from coatcheck.oauth.logout import parse_revocation_response, revocation_request
+from coatcheck.oauth.logout import TokenTypeHint, parse_revocation_response, revocation_request
 from coatcheck.oauth.messages import Form, Request, Response
 from coatcheck.oauth.metadata import Metadata
 from coatcheck.oauth.token import TokenSet, parse_token_exchange_response, parse_token_response
@@ -141,14 +141,14 @@ class TokenEndpoint:
         errand = Errand(self.client.issuer, self.name, dict(form)["grant_type"], (audience, resource, scope))
         return await self._tokens(form, parse=parse_token_exchange_response, errand=errand)
 
-    async def revoke(self, refresh_token: str) -> bool:
-        """Revoke a refresh token (RFC 7009 2.1); False when the authorization server has no endpoint for it."""
+    async def revoke(self, token: str, *, token_type_hint: TokenTypeHint = "refresh_token") -> bool:
+        """Revoke *token* (RFC 7009 2.1); False when the authorization server has no endpoint for it."""
         metadata = await self.server.metadata()
         request = revocation_request(
             self.client,
             metadata,
-            refresh_token,
-            token_type_hint="refresh_token",
+            token,
+            token_type_hint=token_type_hint,
             now=self._clock.time(),
             assertion=await self._assertion(metadata, NOTHING),
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -39,7 +38,7 @@ from coatcheck.tokens.lease import Leases, LeaseTimes
 from coatcheck.tokens.login import Redeemed, redeem
 from coatcheck.tokens.renewal import Renewer
 from coatcheck.tokens.results import BearerTokenResult
-from coatcheck.tokens.revocation import revoke_quietly
+from coatcheck.tokens.revocation import Revocation
 from coatcheck.tokens.rotation import RotationProfiles
 from coatcheck.tokens.sending import Checkpoints, Sender, no_checkpoint
 from coatcheck.tokens.store import SessionUserTokenStore, UserTokenStore, session_bytes
@@ -52,14 +51,12 @@ from coatcheck.tokens.values import (
     UserToken,
     UserTokenRequestParameters,
 )
-from coatcheck.tokens.verdicts import judge, told
+from coatcheck.tokens.verdicts import judge
 from coatcheck.transport import BACK_CHANNEL_HTTP_CLIENT, BackChannel, Send
 
 if TYPE_CHECKING:
     from coatcheck.tokens.auth import HTTPClients as HTTPClients  # these load httpx2
     from coatcheck.tokens.auth import TokenAuth
-
-_log = logging.getLogger("coatcheck")
 
 _REFUSED_EXCHANGE = frozenset(
     {"invalid_request", "invalid_target", "invalid_scope", "invalid_grant", "access_denied", "interaction_required"}
@@ -80,8 +77,9 @@ class Tokens:
     only.
 
     *waiter_deadline* is how long one caller waits for a renewal at most. With *background* False nothing is renewed
-    after its caller has left. Use one object per application and event loop, and close it: `async with Tokens(...)`, or
-    `aclose()`. The others are for tests.
+    after its caller has left. *revoke_refresh_token* and *revoke_access_token* are what a logout gives back; some
+    authorization servers end the whole grant with either. Use one object per application and event loop, and close it:
+    `async with Tokens(...)`, or `aclose()`. The others are for tests.
 
     Raises:
         ConfigurationError: no registration, coordination without keys, or an object that cannot coordinate.
@@ -103,6 +101,8 @@ class Tokens:
         send: Send | None = None,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
         waiter_deadline: timedelta = WAITER_DEADLINE,
+        revoke_refresh_token: bool = True,
+        revoke_access_token: bool = True,
     ) -> None:
         self.clients: Mapping[str, Client] = MappingProxyType(
             {"default": client} if isinstance(client, Client) else dict(client)
@@ -148,6 +148,13 @@ class Tokens:
             clock=clock,
             waiter_deadline=waiter_deadline,
             background=background,
+        )
+        self._revocation = Revocation(
+            self._endpoints,
+            self.store,
+            refresh_token=revoke_refresh_token,
+            access_token=revoke_access_token,
+            clock=clock,
         )
         self._client_tokens = ClientTokens(
             clock=clock,
@@ -290,23 +297,22 @@ class Tokens:
 
     async def revoke(self, user: User) -> None:
         """
-        Revoke the user's refresh tokens, as a logout does, and clear them from a store of the application's own.
+        Revoke the user's tokens, as a logout does before the session ends, and clear them from a store of the
+        application's own.
 
-        Never raises for what a store or a provider does wrong. Access tokens are left to expire; many authorization
-        servers end them together with the grant (RFC 7009 2.1).
+        What is revoked is what no renewal is about to replace. Never raises for what a store or a provider does wrong.
+
+        RFC 7009 section 2.1.
         """
-        for name, endpoint in self._endpoints.items():
-            parameters = UserTokenRequestParameters(client=name)
-            try:
-                async with self._renewals.settled(user, parameters) as token:
-                    if token.refresh_token is not None:
-                        await revoke_quietly(endpoint, token.refresh_token)
-                    if not isinstance(self.store, SessionUserTokenStore):
-                        await self.store.clear_token(user, parameters)
-            except LoginRequired:
-                continue  # there is none any more
-            except Exception as error:  # a store of the application may raise anything; the logout goes on
-                _log.warning("the refresh token of a session that ends cannot be revoked or cleared: %s", told(error))
+        await self._revocation.revoke(user, self._renewals.settled)
+
+    async def revoke_ended(self, user: User) -> None:
+        """
+        The same for a session that was deleted already: `user.session` is its handle, which still has the tokens.
+
+        No renewal is waited for: one that is under way finds its session gone, and revokes what it brought.
+        """
+        await self._revocation.revoke(user, self._renewals.left_behind)
 
     def auth(
         self,

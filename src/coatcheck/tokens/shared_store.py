@@ -94,6 +94,11 @@ class SharedUserTokenStore:
         held = await self._find(user, parameters.client)
         return None if held is None else held.grant.token(parameters.slot)
 
+    async def all_tokens(self, user: User, client: str) -> list[UserToken]:
+        """Return every token that the user has of the registration *client*."""
+        held = await self._find(user, client)
+        return [] if held is None else held.grant.all_tokens()
+
     async def store_token(
         self, user: User, token: UserToken, parameters: UserTokenRequestParameters, *, replaces: UserToken | None
     ) -> None:

@@ -67,6 +67,12 @@ class SessionUserTokenStore:
         data, _ = await _handle(user).tokens()
         return _remembered_token(data, parameters.client, parameters.slot)
 
+    async def all_tokens(self, user: User, client: str) -> list[UserToken]:
+        """Return every token of the registration *client*; as they were when they were last read."""
+        data, _ = await _handle(user).tokens()
+        grant = _read(data).get(client)
+        return [] if grant is None else grant.all_tokens()
+
     async def store_token(
         self, user: User, token: UserToken, parameters: UserTokenRequestParameters, *, replaces: UserToken | None
     ) -> None:

@@ -60,6 +60,10 @@ class Grant:
             return None
         return UserToken.from_refresh_token(self.refresh_token, id_token=self.id_token, dpop_key=self.dpop_key)
 
+    def all_tokens(self) -> list[UserToken]:
+        """Return the access tokens of all slots, each with what is shared."""
+        return [token for name in self.slots if (token := self.token(name)) is not None]
+
     def with_token(self, slot_name: str, token: UserToken) -> Grant:
         """Put *token* into a slot, and what it brings for all slots into the grant."""
         slot = Slot(token.access_token, token.token_type, token.issued_at, token.expires_at, token.scope)
