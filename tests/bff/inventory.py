@@ -16,7 +16,8 @@ from tests.bff.world import LOCAL, PUBLIC, World, world
 
 HEADER, SID, NO_SESSION = Protection.HEADER, Protection.SID, Protection.NO_SESSION
 LOGIN, TRANSACTION, NAVIGATION = Protection.LOGIN, Protection.TRANSACTION, Protection.NAVIGATION
-SAME_ORIGIN = "a remote API with csrf=False: no other origin gets through"
+SAME_ORIGIN = Protection.SAME_ORIGIN
+WITHOUT_HEADER = "a remote API with csrf=False: no other origin gets through"
 
 EVERYTHING: Mapping[str, Any] = {"login": LoginOptions(silent=True, third_party=True, response_mode="form_post")}
 """Options of `BFF` that are off by default and bring endpoints: all of them are on here."""
@@ -54,12 +55,13 @@ TABLE: dict[tuple[str, str], Row] = {
     ("POST", "/bff/logout"): Row(HEADER, 200, 303, 403, 403, 403),
     ("GET", "/bff/logged-out"): Row(NO_SESSION, 302, 302, 302, 302, 302),
     ("GET", "/bff/user"): REMOTE,
+    ("GET", "/bff/events"): Row(SAME_ORIGIN, 401, 200, 200, 403, 403),
     ("GET", "/bff/diagnostics"): Row(NAVIGATION, 200, 200, 403, 403, 403),
     # remote APIs, by the names of `remote_apis`
     **{(verb, path): REMOTE for verb in VERBS for path in ("/r/user", "/r/client", "/r/user_or_client")},
     **{(verb, path): OPEN_REMOTE for verb in VERBS for path in ("/r/none", "/r/anybody", "/r/anybodys-client")},
     **{(verb, "/r/user_or_none"): REMOTE for verb in VERBS},
-    **{(verb, "/r/download"): Row(SAME_ORIGIN, 401, 200, 200, 403, 403) for verb in VERBS},
+    **{(verb, "/r/download"): Row(WITHOUT_HEADER, 401, 200, 200, 403, 403) for verb in VERBS},
     # the application's: `tests.bff.world.application`
     **{(verb, "/api/me"): REMOTE for verb in ("GET", "POST", "DELETE")},
     ("GET", "/page"): Row(NAVIGATION, 302, 200, 403, 403, 200),

@@ -26,6 +26,8 @@ from coatcheck.oauth.client import Client
 from coatcheck.sessions.cookie import CookiePolicy
 from coatcheck.sessions.seal import KeyRing, new_key
 from coatcheck.sessions.server_side import ServerSideSessions
+from coatcheck.sessions.session import EndReason
+from coatcheck.sessions.sessions import SessionHandle, Sessions
 from coatcheck.sessions.store import SessionRow
 from coatcheck.stores.memory import MemoryStore
 from coatcheck.tokens.manager import Tokens
@@ -182,18 +184,37 @@ class Rig:
             "client": ("203.0.113.7", 40000),
             **(scope or {}),
         }
-        current = CurrentRequest(
-            whole_scope, canonical, settings=self.settings, sessions=self.sessions, tokens=self.tokens
-        )
+        current = self.current(whole_scope, canonical)
         browser = Browser(body, stays_silent)
         task = asyncio.ensure_future(self.api.handle(whole_scope, browser.receive, browser.send, current))
         return browser, task
+
+    def current(self, scope: dict[str, Any], path: str) -> CurrentRequest:
+        """What the middleware would know of a request."""
+        return CurrentRequest(
+            scope,
+            path,
+            settings=self.settings,
+            sessions=self.sessions,
+            tokens=self.tokens,
+            ending=Ending(self.sessions),
+        )
 
     async def call(self, method: str, target: str, **options: Any) -> Browser:
         """The same, to its end."""
         browser, task = self.begin(method, target, **options)
         await asyncio.wait_for(task, 20)
         return browser
+
+
+class Ending:
+    """Ends sessions, and tells nobody."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+
+    async def end(self, handle: SessionHandle, *, reason: EndReason) -> None:
+        await self._sessions.end(handle)
 
 
 @asynccontextmanager

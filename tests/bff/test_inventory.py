@@ -28,6 +28,7 @@ from tests.bff.inventory import (
     TABLE,
     TRANSACTION,
     VERBS,
+    WITHOUT_HEADER,
     Mode,
     running,
     served,
@@ -103,6 +104,7 @@ UNSEEN: dict[Protection | str, tuple[str, ...]] = {
     HEADER: ("without_header", *FROM_ELSEWHERE),
     NAVIGATION: ("without_header", *FROM_ELSEWHERE),
     SAME_ORIGIN: FROM_ELSEWHERE,
+    WITHOUT_HEADER: FROM_ELSEWHERE,
     TRANSACTION: tuple(WAYS),
     NO_SESSION: tuple(WAYS),
     LOGIN: (),
@@ -112,7 +114,7 @@ UNSEEN: dict[Protection | str, tuple[str, ...]] = {
 
 LET_IN: dict[Protection | str, tuple[str, ...]] = {
     HEADER: ("stranger", "user"),
-    SAME_ORIGIN: ("stranger", "user", "without_header"),
+    WITHOUT_HEADER: ("stranger", "user", "without_header"),
 }
 """The callers who may cause a call to a remote API or the authorization server. Nobody, otherwise."""
 
@@ -195,7 +197,8 @@ def check_headers(answer: httpx2.Response, path: str, *, secure: bool) -> None:
     shown = kind.startswith("text/html") and "http-equiv" not in answer.text and not framed
     assert got.get("cross-origin-opener-policy") == ("same-origin" if shown else None)
     assert ("permissions-policy" in got) == shown
-    assert kind in (("text/html; charset=utf-8",) if shown else ("", "text/html; charset=utf-8", *JSON))
+    stream = ("text/event-stream",) if path == "/bff/events" else ()
+    assert kind in (("text/html; charset=utf-8",) if shown else ("", "text/html; charset=utf-8", *JSON, *stream))
     if answer.text.startswith(("{", "[")):
         assert kind in JSON
 

@@ -10,7 +10,6 @@ import httpx2
 import pytest
 
 from coatcheck import ConfigurationError, LoginOptions
-from coatcheck.bff.current import CurrentRequest
 from coatcheck.bff.login_parameters import LoginParameters, read_login_parameters
 from coatcheck.bff.refusals import Refused
 from tests.bff.test_login import begin
@@ -197,10 +196,7 @@ def read(query: str, *, login: LoginOptions = STEP_UPS) -> LoginParameters:
     with world(login=login) as w:
         scope = {"type": "http", "method": "GET", "query_string": query.encode(), "headers": []}
         desk = w.bff._desk
-        current = CurrentRequest(
-            scope, "/bff/login", settings=desk.settings, sessions=desk.sessions, tokens=desk.tokens
-        )
-        return read_login_parameters(current, desk.settings)
+        return read_login_parameters(desk.current(scope, "/bff/login"), desk.settings)
 
 
 def test_what_was_not_asked_for_is_none() -> None:

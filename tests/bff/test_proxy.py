@@ -205,8 +205,6 @@ async def test_a_renewed_session_cookie_goes_out_with_the_answer() -> None:
                 current.add_cookie(b"__Host-new=1; Secure")
                 return await retriever.get_access_token(context)  # type: ignore[arg-type]
 
-        from coatcheck.bff.current import CurrentRequest
-
         rig.api._credentials._retriever = Renewing()
         scope = {
             "type": "http",
@@ -215,7 +213,7 @@ async def test_a_renewed_session_cookie_goes_out_with_the_answer() -> None:
             "headers": [rig.cookie, *OURS],
             "client": None,
         }
-        current = CurrentRequest(scope, "/api/orders", settings=rig.settings, sessions=rig.sessions, tokens=rig.tokens)
+        current = rig.current(scope, "/api/orders")
         browser = Browser()
         await rig.api.handle(scope, browser.receive, browser.send, current)
         assert browser.all(b"set-cookie") == [b"__Host-new=1; Secure"]

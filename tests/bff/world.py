@@ -48,12 +48,22 @@ class InProcess(httpx2.BaseTransport):
         app = self.apps[request.url.netloc.decode()]
         body = request.read()
         sent: list[dict[str, Any]] = []
+        asked = False
+        answered = asyncio.Event()
 
         async def receive() -> dict[str, Any]:
+            nonlocal asked
+            if asked:
+                await answered.wait()
+                return {"type": "http.disconnect"}
+            asked = True
             return {"type": "http.request", "body": body, "more_body": False}
 
         async def send(message: dict[str, Any]) -> None:
             sent.append(message)
+            # Nobody here reads a stream that has no end: it is left as soon as something of it is there.
+            if len(sent) > 1 and (not message.get("more_body") or _is_stream(sent[0])):
+                answered.set()
 
         target = request.extensions.get("target", request.url.raw_path)
         raw_path, _, query = target.partition(b"?")
@@ -78,6 +88,10 @@ class InProcess(httpx2.BaseTransport):
 
     def close(self) -> None:
         pass
+
+
+def _is_stream(start: dict[str, Any]) -> bool:
+    return any(name == b"content-type" and value == b"text/event-stream" for name, value in start["headers"])
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:

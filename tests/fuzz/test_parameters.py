@@ -55,7 +55,7 @@ WHOLE_AND_MORE = st.tuples(st.permutations([STATE, CODE, ISS]), st.lists(PAIRS, 
 def test_an_answer_is_read_in_one_way_and_believed_when_it_is_whole(query: str, form: str, announced: bool) -> None:
     nothing = cast(Any, None)
     scope = {"query_string": query.encode()}
-    current = CurrentRequest(scope, "/", settings=nothing, sessions=nothing, tokens=nothing)
+    current = CurrentRequest(scope, "/", settings=nothing, sessions=nothing, tokens=nothing, ending=nothing)
     expected = _read(query) + _read(form)
     if form:
         current.add_form(tuple(_read(form)))

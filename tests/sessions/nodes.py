@@ -25,8 +25,8 @@ class Watched(MemoryStore):
         super().__init__(clock)
         self.asked: list[str] = []
         self.down = False
-        self.before: dict[str, Callable[[], Awaitable[None]]] = {}
-        self.after: dict[str, Callable[[], Awaitable[None]]] = {}
+        self.before: dict[str, Callable[[], Awaitable[object]]] = {}
+        self.after: dict[str, Callable[[], Awaitable[object]]] = {}
         self.ends: dict[bytes, float] = {}
         self.gate: asyncio.Event | None = None
         """Where every look waits."""

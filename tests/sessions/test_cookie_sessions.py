@@ -390,8 +390,8 @@ async def test_what_is_remembered_of_ended_sessions_is_bounded_and_ends_with_the
     sessions = CookieSessions(RING, POLICY, clock=clock, coordination=MemoryStore(clock))
     for _ in range(10):
         await sessions.end(await log_in(sessions, Browser()))
-    assert len(sessions._ended) == 10
+    assert len(sessions._endings._ended) == 10
     clock.forward(timedelta(hours=8))
     for _ in range(10):
         await sessions.end(await log_in(sessions, Browser(), now=clock.time()))
-    assert len(sessions._ended) == 10
+    assert len(sessions._endings._ended) == 10

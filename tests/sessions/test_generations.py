@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 
 from coatcheck.sessions import CookieSessions
+from coatcheck.sessions.endings import LOOK_EVERY
 from coatcheck.sessions.pending import STRAGGLING
 from tests.sessions.nodes import LIFETIME, MINUTE, Nodes, held, renewed_meanwhile
 from tests.sessions.samples import POLICY, RING, TENTH, Browser
@@ -90,16 +91,26 @@ async def test_an_arrival_says_nothing_of_other_tokens_with_the_same_number() ->
 # What it costs
 
 
-async def test_a_fresh_request_never_asks_the_store() -> None:
+LOOK = ["get"] * 4
+"""A look whether the session was ended: itself, or all of its `sub`, of its `sid`, or of both."""
+
+
+@pytest.mark.spec("SES-05")
+async def test_a_fresh_request_asks_only_whether_the_session_was_ended_and_seldom() -> None:
     nodes = Nodes()
     browser = await nodes.log_in()
-    for sessions in (nodes.a, nodes.b):
+    for asked in ([], LOOK):  # the first process has begun the session itself, and need not ask
+        sessions = nodes.b if asked else nodes.a
         for _ in range(10):
             handle = await nodes.opened(sessions, browser)
             await handle.tokens()
             assert handle.set_cookies() == []
-    await nodes.background()
-    assert nodes.store.asked == []
+        await nodes.background()
+        assert nodes.store.asked == asked
+    nodes.clock.forward(timedelta(seconds=LOOK_EVERY))
+    for _ in range(10):
+        await nodes.opened(nodes.b, browser)
+    assert nodes.store.asked == LOOK * 2
 
 
 async def test_an_arrival_is_told_to_the_store_once_by_each_process() -> None:
@@ -116,7 +127,7 @@ async def test_an_arrival_is_told_to_the_store_once_by_each_process() -> None:
             await nodes.opened(sessions, browser)
         await nodes.background()
     # Is it held for a login? The second one finds that all was told.
-    assert nodes.store.asked == ["get", "get", "add", "replace", "get"]
+    assert nodes.store.asked == ["get", "get", "add", "replace", *LOOK, "get"]
 
 
 async def test_nothing_is_told_of_a_generation_that_is_known_to_be_old() -> None:
@@ -145,7 +156,7 @@ async def test_a_cookie_that_slides_says_that_its_tokens_have_arrived() -> None:
     nodes.b = nodes.process()
     await nodes.opened(nodes.b, browser)
     await nodes.background()
-    assert nodes.store.asked == []
+    assert nodes.store.asked == LOOK
 
 
 # Stragglers, and what else brings an old generation back

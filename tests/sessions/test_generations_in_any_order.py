@@ -53,8 +53,8 @@ class OneBrowser(RuleBasedStateMachine):
         self.runner.close()
 
     def process(self) -> CookieSessions:
-        durations = {"lifetime": 10 * IDLE, "idle_timeout": IDLE}
-        return CookieSessions(RING, POLICY, clock=self.nodes.clock, coordination=self.nodes.store, **durations)
+        clock, store = self.nodes.clock, self.nodes.store
+        return CookieSessions(RING, POLICY, clock=clock, coordination=store, lifetime=10 * IDLE, idle_timeout=IDLE)
 
     def do(self, work: Coroutine[None, None, None]) -> None:
         self.runner.run(self.then_settle(work))

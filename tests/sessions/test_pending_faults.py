@@ -15,7 +15,6 @@ from coatcheck.errors import (
     StoreUnavailable,
 )
 from coatcheck.sessions import generations
-from coatcheck.sessions.pending import STRAGGLING
 from tests.sessions.nodes import Nodes, Watched
 from tests.sessions.samples import Browser
 
@@ -37,25 +36,40 @@ async def test_without_the_store_nothing_is_renewed_and_nothing_is_lost() -> Non
     assert await handle.tokens(reload=True) == (b"2", 2)
 
 
-@pytest.mark.spec("SES-04")
-async def test_without_the_store_fresh_requests_are_served_and_slide(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.spec("SES-12")
+async def test_without_the_store_requests_are_served_for_a_minute_and_then_nobody_knows(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     nodes = Nodes()
     browser = await nodes.log_in()
     browser.receive((await nodes.renew(nodes.a, browser, b"2")).set_cookies())
+    await nodes.opened(nodes.b, browser)
+    await nodes.background()
     nodes.store.down = True
     caplog.set_level(logging.DEBUG, "coatcheck")
     for _ in range(3):
-        nodes.clock.forward(timedelta(minutes=30))
+        nodes.clock.forward(timedelta(seconds=19))
         for sessions in (nodes.a, nodes.b):
-            handle = await nodes.opened(sessions, browser)
-            assert await handle.tokens() == (b"2", 2)
-            browser.receive(handle.set_cookies())
-            await nodes.background()
-    assert {record.levelname for record in caplog.records} == {"DEBUG"}
+            assert await (await nodes.opened(sessions, browser)).tokens() == (b"2", 2)
+    assert caplog.records == []
+    nodes.clock.forward(timedelta(seconds=19))
+    for sessions in (nodes.a, nodes.b, nodes.process()):
+        with pytest.raises(StoreUnavailable):
+            await nodes.open(sessions, browser)
     nodes.store.down = False
-    await nodes.opened(nodes.a, browser)
-    await nodes.background()
-    assert await nodes.tokens_end_in(browser) == STRAGGLING  # what could not be told before is told now
+    for sessions in (nodes.a, nodes.b):
+        await nodes.opened(sessions, browser)  # nobody was logged out
+
+
+@pytest.mark.spec("SES-12")
+async def test_a_store_that_has_just_failed_is_not_asked_by_every_request() -> None:
+    nodes = Nodes()
+    browser = await nodes.log_in()
+    nodes.clock.forward(timedelta(seconds=10))
+    nodes.store.down = True
+    for _ in range(10):
+        await nodes.opened(nodes.a, browser)
+    assert nodes.store.asked == ["get"]
 
 
 async def test_without_the_store_a_browser_that_is_behind_is_served() -> None:
@@ -63,7 +77,9 @@ async def test_without_the_store_a_browser_that_is_behind_is_served() -> None:
     browser = await nodes.log_in()
     await nodes.renew(nodes.a, browser, b"2")  # lost
     nodes.clock.forward(timedelta(minutes=30))
+    assert await nodes.open(nodes.a, browser, slide=False)
     nodes.store.down = True
+    nodes.clock.forward(timedelta(seconds=30))
     handle = await nodes.opened(nodes.a, browser)
     assert await handle.tokens() == (b"1", 1)
     assert handle.set_cookies() == []

@@ -7,16 +7,20 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
+from coatcheck.bff.administration import SessionAdministration
 from coatcheck.bff.answers import ASGIApp
 from coatcheck.bff.arrival import Arrival
 from coatcheck.bff.callback import Callback
 from coatcheck.bff.claims import ClaimsEnricher, ShownClaims
 from coatcheck.bff.csrf import Protection
 from coatcheck.bff.diagnostics import Diagnostics
+from coatcheck.bff.ending import SessionEnding
+from coatcheck.bff.event_stream import EventStreams
 from coatcheck.bff.events import BFFEvents
 from coatcheck.bff.forwarder import Forwarder, PyreqwestForwarder
 from coatcheck.bff.frameworks import teach
 from coatcheck.bff.keys import key_ring
+from coatcheck.bff.live import LiveSessions
 from coatcheck.bff.logged_out import LoggedOut
 from coatcheck.bff.login import Login, LoginStart
 from coatcheck.bff.login_loop import LoginLoop
@@ -38,7 +42,7 @@ from coatcheck.errors import ConfigurationError
 from coatcheck.oauth.client import Client
 from coatcheck.oauth.client_auth import ClientAssertionService
 from coatcheck.sessions.cookie import SameSite
-from coatcheck.sessions.sessions import Sessions
+from coatcheck.sessions.sessions import SessionHandle, Sessions
 from coatcheck.sessions.store import SessionStore
 from coatcheck.tokens.lease import LeaseTimes
 from coatcheck.tokens.manager import Tokens
@@ -160,15 +164,26 @@ class BFF:
             revoke_access_token=logout.revoke_access_token,
         )
         settings, tokens, all_sessions = self._settings, self.tokens, self._storage.sessions
+        live = LiveSessions(
+            all_sessions,
+            self._storage.names,
+            self._storage.notifier,
+            channel=f"coatcheck:{self.application_id}:endings",
+            clock=clock,
+            heard=self._storage.tombstones.heard,
+        )
+        self._live, ending = live, SessionEnding(self._storage, tokens, live, clock=clock)
+        self._ending = ending
+        self.sessions = SessionAdministration(self._storage, ending, issuer=client.issuer, clock=clock)
         server = tokens.authorization_server()
         lax: SameSite = "Lax" if settings.login.response_mode == "query" else "None"
         attempts = LoginAttempts(
             ring, settings.cookies, issuer=client.issuer, shared=self._storage.coordination, same_site=lax
         )
         start, loop = LoginStart(settings, server, attempts), LoginLoop(settings.cookies, same_site=lax)
-        arrival = Arrival(settings, tokens, all_sessions, save_tokens=save_tokens, events=events)
+        arrival = Arrival(settings, tokens, all_sessions, ending, save_tokens=save_tokens, events=events)
         link, logged_out = LogoutLink(settings, ring), LoggedOut(settings, ring, self._storage.coordination)
-        log_out = Logout(settings, tokens, all_sessions, link, logged_out, loop)
+        log_out = Logout(settings, tokens, all_sessions, link, logged_out, loop, ending)
         claims = ShownClaims(user_claims, claims_enricher, tokens)
         user = UserEndpoint(settings, link, claims, tokens if save_tokens or user_token_store else None)
         by_form = settings.login.response_mode == "form_post"
@@ -187,6 +202,7 @@ class BFF:
             "/logout": Endpoint(log_out, {"GET": Protection.SID, "POST": Protection.HEADER}, hides_query=True),
             "/logged-out": Endpoint(logged_out, {"GET": Protection.NO_SESSION}, hides_query=True),
             "/user": Endpoint(user, {"GET": Protection.HEADER}),
+            "/events": Endpoint(EventStreams(settings, live, self._ends_at), {"GET": Protection.SAME_ORIGIN}),
         }
         if settings.login.silent:
             endpoints["/silent-login"] = Endpoint(SilentLogin(settings, start), {"GET": Protection.LOGIN})
@@ -202,6 +218,7 @@ class BFF:
             settings.endpoints + "/",
             self._remote_apis,
             tokens,
+            ending,
             partial(teach, settings=settings),
             self.aclose,
         )
@@ -303,8 +320,13 @@ class BFF:
         self._desk.teach(app)
         return BFFMiddleware(app, desk=self._desk, application=app)
 
+    async def _ends_at(self, handle: SessionHandle) -> float:
+        return handle.session.dead_at
+
     async def aclose(self) -> None:
         """Close what was opened in this event loop. The ASGI lifespan does it; call it only without one."""
+        await self._live.aclose()
+        await self._ending.aclose()
         await self.tokens.aclose()
         await self._storage.aclose()
         await self._forwarder.aclose()

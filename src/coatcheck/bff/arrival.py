@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from coatcheck.audit import audit, session_reference, user_reference
 from coatcheck.bff.current import CurrentRequest, user_of
+from coatcheck.bff.ending import LoginEnded, SessionEnding
 from coatcheck.bff.events import BFFEvents, TokensReceived
 from coatcheck.bff.problems import logger
 from coatcheck.bff.settings import Settings
@@ -32,6 +34,7 @@ class Arrival:
         settings: Settings,
         tokens: Tokens,
         sessions: Sessions,
+        ending: SessionEnding,
         *,
         save_tokens: bool,
         events: BFFEvents | None,
@@ -39,6 +42,7 @@ class Arrival:
         self._settings = settings
         self._tokens = tokens
         self._sessions = sessions
+        self._ending = ending
         self._save_tokens = save_tokens
         self._events = events
 
@@ -48,6 +52,7 @@ class Arrival:
 
         Raises:
             StepUpRefused: the login was to strengthen a session that is another user's, or that is over.
+            LoginEnded: the user was logged out from outside while they were logging in.
         """
         transaction = attempt.transaction
         redeemed = await self._tokens.redeem(code, transaction)
@@ -71,11 +76,15 @@ class Arrival:
             tokens=self._tokens.session_bytes(token, client=transaction.client) if self._save_tokens else b"",
             now=self._settings.clock.time(),
         )
-        if self._save_tokens:
-            await self._keep(handle, token, client=transaction.client)
+        await self._complete(handle, token, client=transaction.client)
         for old in await self._old_sessions(current, transaction.ticket_hash):
             await self._end(old, successor=handle)
-        logger.info("logged_in: a user of %s, session %s", user.iss, handle.session.id[:8])
+        audit(
+            "logged_in",
+            iss=user.iss,
+            session=session_reference(handle.session.id),
+            user=user_reference(user.iss, user.sub),
+        )
         return handle.set_cookies()
 
     async def _check_step_up(self, step_up: StepUp, user: User) -> None:
@@ -85,10 +94,19 @@ class Arrival:
         if await self._sessions.find(step_up.session_id, now=self._settings.clock.time()) is None:
             raise StepUpRefused("the session that was to be strengthened has ended meanwhile")
 
-    async def _keep(self, handle: SessionHandle, token: UserToken, *, client: str) -> None:
-        """Give the tokens to the application's own store. If that fails there is no session either."""
+    async def _complete(self, handle: SessionHandle, token: UserToken, *, client: str) -> None:
+        """
+        Give the tokens to the application's own store, and see that nobody was logged out meanwhile.
+
+        If either fails there is no session. Whoever logs users out looks for sessions after they have said so; this
+        session is there now, so if it was not found, what was said is seen here.
+        """
         try:
-            await self._tokens.store_login(user_of(handle), token, client=client)
+            if self._save_tokens:
+                await self._tokens.store_login(user_of(handle), token, client=client)
+            if await self._ending.was_ended(handle.session):
+                await self._tokens.revoke(user_of(handle))
+                raise LoginEnded("the user was logged out while the login was under way")
         except BaseException:
             await self._sessions.end(handle)
             raise
@@ -122,7 +140,7 @@ class Arrival:
         try:
             if not same_user:
                 await self._tokens.revoke(user_of(old))
-            await self._sessions.end(old)
+            await self._ending.end(old, reason="replaced" if same_user else "user_switched")
         except SessionGone:
             return
         except CoatcheckError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from coatcheck.audit import audit
 from coatcheck.bff.answers import Answer, redirect
 from coatcheck.bff.arrival import Arrival
 from coatcheck.bff.current import CurrentRequest
@@ -119,6 +120,7 @@ class Callback:
 
     def _failed(self, current: CurrentRequest, attempt: LoginAttempt, error: Exception, stage: Stage) -> Answer:
         diagnosis = diagnose_login(error, stage=stage, settings=self._settings)
+        audit("login_failed", reason=diagnosis.code, iss=self._settings.issuer)
         if attempt.is_silent:
             log_refusal(current, diagnosis)
             return silent_answer(self._settings, logged_in=False, error=diagnosis.code)

@@ -23,6 +23,7 @@ class Protection(Enum):
     SID = "it does nothing without the keyed `sid` of the session that would end"
     LOGIN = "it begins a login and nothing else; the session is looked at, and stays as it is"
     TRANSACTION = "it does nothing without the sealed cookie of a login under way and the `state` that fits"
+    SAME_ORIGIN = "only a page of our own gets through, by what the browser says of it (`Sec-Fetch-Site`)"
     NO_SESSION = "it never asks who the user is"
 
     @property
@@ -118,6 +119,17 @@ def check_without_header(claims: Claims, rules: CSRFRules, *, method: str) -> Ve
     if claims.site or claims.origin or claims.header == (rules.header_value,):
         return None
     return "csrf_header_missing"
+
+
+def check_same_origin(claims: Claims, rules: CSRFRules) -> Verdict | None:
+    """
+    Judge a request that only a page of ours makes, and without the header: `Sec-Fetch-Site` says so, or the header.
+
+    No browser with an `EventSource` is too old for Fetch Metadata, so silence is no proof here.
+    """
+    if claims.site != (b"same-origin",) or not _own_origin(claims, rules):
+        return check_api(claims, rules) and "cross_site"
+    return None
 
 
 def check_websocket(claims: Claims, rules: CSRFRules) -> Verdict | None:

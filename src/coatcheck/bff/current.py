@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import MutableMapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from urllib.parse import parse_qsl
 
 from coatcheck.bff import csrf
@@ -12,6 +12,7 @@ from coatcheck.bff.problems import Problem, problem
 from coatcheck.bff.settings import Settings
 from coatcheck.errors import StoreUnavailable
 from coatcheck.sessions.cookie import Cookies, parse_cookies
+from coatcheck.sessions.session import EndReason
 from coatcheck.sessions.sessions import SessionHandle, Sessions
 from coatcheck.telemetry import trace_id
 from coatcheck.tokens.values import User
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
 
 SCOPE_KEY: Final = "coatcheck"
 """Where the ASGI scope carries the `CurrentRequest`."""
+
+
+class EndsSessions(Protocol):
+    """What ends the session of a request: `SessionEnding`."""
+
+    async def end(self, handle: SessionHandle, *, reason: EndReason) -> None:
+        """See `SessionEnding.end`."""
+        ...
 
 
 class CurrentRequest:
@@ -39,6 +48,7 @@ class CurrentRequest:
         "_session",
         "_set_cookies",
         "_trace_id",
+        "ending",
         "is_all_form",
         "is_page",
         "may_be_exempt",
@@ -50,13 +60,21 @@ class CurrentRequest:
     )
 
     def __init__(
-        self, scope: MutableMapping[str, Any], path: str, *, settings: Settings, sessions: Sessions, tokens: Tokens
+        self,
+        scope: MutableMapping[str, Any],
+        path: str,
+        *,
+        settings: Settings,
+        sessions: Sessions,
+        tokens: Tokens,
+        ending: EndsSessions,
     ) -> None:
         self.scope = scope
         self.path = path
         """The path inside the application: canonical, and without the path of `public_url`."""
         self.settings = settings
         self.sessions = sessions
+        self.ending = ending
         self.tokens = tokens
         """Those of the BFF that the request came through. They know a user's token only after a check, too."""
         self.is_all_form = False
@@ -167,6 +185,10 @@ class CurrentRequest:
             return self.check_api()
         return self._verdict(csrf.check_without_header(self.claims, self.settings.csrf, method=self.method))
 
+    def check_same_origin(self) -> Problem | None:
+        """Check that a page of ours asks, which cannot send the header: `EventSource` sends none."""
+        return self._verdict(csrf.check_same_origin(self.claims, self.settings.csrf))
+
     def check_page(self) -> Literal["own", "foreign", "none"]:
         """Say whose navigation this is (`csrf.navigation`), and open the way to the session for our own."""
         if self.scope["type"] == "websocket":  # a GET without Sec-Fetch-* in some browsers, but never a navigation
@@ -232,7 +254,7 @@ class CurrentRequest:
         """
         if self._session is not None and not isinstance(self._session, _Unasked):
             with suppress(StoreUnavailable):
-                await self.sessions.end(self._session)
+                await self.ending.end(self._session, reason="grant_ended")
 
     def add_cookie(self, set_cookie: bytes) -> None:
         """Remember a `Set-Cookie` value that the answer to this request must carry."""

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from coatcheck.bff.ending import LoginEnded
 from coatcheck.bff.settings import Settings
 from coatcheck.bff.transactions import LostLogin, StepUpRefused
 from coatcheck.errors import (
@@ -105,6 +106,12 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _diagnose(error: BaseException, stage: Stage, settings: Settings) -> Diagnosis | None:
     match error:
+        case LoginEnded():
+            return Diagnosis(
+                "login_ended",
+                f"A login was not completed: {error}.",
+                "Nothing to do: the user, or somebody who may, has ended their sessions. They can log in again.",
+            )
         case StepUpRefused():
             return Diagnosis(
                 "step_up_failed",

@@ -11,6 +11,7 @@ from coatcheck.audit import audit, session_reference, user_reference
 from coatcheck.bff.answers import Answer, redirect
 from coatcheck.bff.current import CurrentRequest, user_of
 from coatcheck.bff.diagnosis import Diagnosis
+from coatcheck.bff.ending import SessionEnding
 from coatcheck.bff.logged_out import LoggedOut
 from coatcheck.bff.login_loop import LoginLoop
 from coatcheck.bff.pages import message_page
@@ -78,6 +79,7 @@ class Logout:
         link: LogoutLink,
         returns: LoggedOut,
         loop: LoginLoop,
+        ending: SessionEnding,
     ) -> None:
         self._settings = settings
         self._tokens = tokens
@@ -85,6 +87,7 @@ class Logout:
         self._link = link
         self._returns = returns
         self._loop = loop
+        self._ending = ending
 
     async def __call__(self, current: CurrentRequest) -> Answer:
         """GET with the `sid` of the live session, or POST with the CSRF header. Without a session it succeeds too."""
@@ -155,8 +158,7 @@ class Logout:
                 self._settings.issuer,
                 PROVIDER_DEADLINE,
             )
-        await self._sessions.end(handle)
-        logger.info("logged_out: a user of %s, session %s", handle.session.iss, handle.session.id[:8])
+        await self._ending.end(handle, reason="logout")
         answer = await self._leave(current, handle, id_token, return_url, deadline=deadline)
         set_cookies = [*current.set_cookies(), *self._loop.forget(current.cookies)]
         return self._clearing(answer).with_cookies(set_cookies)

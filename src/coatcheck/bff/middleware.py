@@ -19,6 +19,7 @@ from coatcheck.bff.answers import Answer, AnswerInstead, ASGIApp, Receive, Scope
 from coatcheck.bff.before_body import RefusedBeforeBody, checked_receive
 from coatcheck.bff.csrf import Protection
 from coatcheck.bff.current import SCOPE_KEY, CurrentRequest
+from coatcheck.bff.ending import SessionEnding
 from coatcheck.bff.form import SenderLeft, read_form
 from coatcheck.bff.gate import keep_to_loopback, refuse_two_readings
 from coatcheck.bff.own_headers import Send, with_hsts
@@ -44,7 +45,7 @@ _LOGIN_HELPS = frozenset({"session_missing", "session_expired", *ENDS_THE_SESSIO
 class EndpointHandler(Protocol):
     """Answers the requests for one of our own paths."""
 
-    async def __call__(self, current: CurrentRequest) -> Answer:
+    async def __call__(self, current: CurrentRequest) -> ASGIApp:
         """Return the answer."""
         ...
 
@@ -103,7 +104,7 @@ class BFFMiddleware:
             except Refused as refused:
                 return await self._turn_away(scope, receive, send, refused)
         path = settings.public_url.strip(whole_path)
-        current = CurrentRequest(scope, path, settings=settings, sessions=desk.sessions, tokens=desk.tokens)
+        current = desk.current(scope, path)
         ours = path.startswith(desk.endpoints_below)
         remote_api = None if ours else desk.remote_apis.match(path)
         if remote_api is not None:
@@ -176,9 +177,7 @@ class BFFMiddleware:
     async def _refuse(
         self, scope: Scope, receive: Receive, send: Send, refusal: Problem, cause: str, remedy: str
     ) -> None:
-        desk = self._desk
-        current = CurrentRequest(scope, "", settings=desk.settings, sessions=desk.sessions, tokens=desk.tokens)
-        trace_id = current.trace_id
+        trace_id = self._desk.current(scope, "").trace_id
         log_problem(refusal, cause=cause, remedy=remedy, trace_id=trace_id)
         await problem_answer(refusal, trace_id=trace_id)(scope, receive, send)
 
@@ -193,8 +192,15 @@ class Desk:
     endpoints_below: str
     remote_apis: RouteTable[RemoteAPI]
     tokens: Tokens
+    ending: SessionEnding
     teach: Callable[[object], None]
     close: Close
+
+    def current(self, scope: Scope, path: str) -> CurrentRequest:
+        """Return what is known of a request for *path*."""
+        return CurrentRequest(
+            scope, path, settings=self.settings, sessions=self.sessions, tokens=self.tokens, ending=self.ending
+        )
 
 
 class Close(Protocol):

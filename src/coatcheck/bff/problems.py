@@ -57,11 +57,13 @@ CODES: Mapping[str, tuple[int, str]] = {
     "third_party_login_refused": (400, "A login from there is not accepted"),
     "form_refused": (400, "The request does not carry the form that was expected"),
     "logout_sid_invalid": (400, "The logout link does not belong to the current session"),
+    "too_many_streams": (429, "There are too many event streams"),
     "navigation_required": (400, "This address is for the browser's address bar, not for fetch or frames"),
     # a login that did not finish
     "login_lost": (400, "This login was started elsewhere, or too long ago"),
     "login_response_invalid": (400, "The answer of the authorization server does not fit this login"),
     "login_refused": (400, "The authorization server refused the login"),
+    "login_ended": (400, "The user was logged out while logging in"),
     "login_loop": (400, "Logging in does not seem to help"),
     "step_up_failed": (403, "The login was not as strong as required"),
     "login_failed": (502, "The login could not be finished"),

@@ -11,17 +11,21 @@ from typing import TypeGuard, cast
 from coatcheck.bff.keys import development_database
 from coatcheck.bff.problems import logger
 from coatcheck.bff.settings import Settings
-from coatcheck.coordination import CoordinationStore, lacks_for_coordination
+from coatcheck.coordination import CoordinationStore, Notifier, lacks_for_coordination
 from coatcheck.errors import ConfigurationError
 from coatcheck.sessions.cookie_sessions import CookieSessions
 from coatcheck.sessions.seal import KeyRing
 from coatcheck.sessions.server_side import ServerSideSessions
-from coatcheck.sessions.sessions import Sessions
+from coatcheck.sessions.session import Session
+from coatcheck.sessions.sessions import SearchableSessions, Sessions
 from coatcheck.sessions.store import SessionStore
+from coatcheck.sessions.tombstones import Tombstones, filters_of
 from coatcheck.stores.memory import MemoryStore
 from coatcheck.stores.sqlite import SQLiteStore
 from coatcheck.stores.urls import KNOWN_STORES, Store, open_store
 
+LOGIN_LASTS = 20 * 60.0
+"""Seconds after which no login can still bring an id_token from before: ten minutes old at most, and clocks differ."""
 _SESSIONS_HOW = f'use {KNOWN_STORES}, "cookie", or an object that is a SessionStore'
 _COORDINATION_HOW = f"use {KNOWN_STORES}, or an object that is a LeaseStore and an ExpiringStore"
 
@@ -31,7 +35,34 @@ class Storage:
     """The sessions of one BFF, and where its processes agree; often both are one store."""
 
     sessions: Sessions
+    store: SessionStore | None
+    """Where server-side sessions rest; None for sessions in cookies, or of the application's own kind."""
     coordination: CoordinationStore
+    tombstones: Tombstones
+    tombstones_last: float
+    """Seconds for which a tombstone is needed: it outlives the sessions that it is about and that nobody can delete."""
+
+    @property
+    def searchable(self) -> SearchableSessions | None:
+        """The sessions, if they can be found by whom they are about."""
+        return self.sessions if _can_search(self.sessions) else None
+
+    def names(self, session: Session) -> tuple[bytes, ...]:
+        """Return all that messages about the end of *session* may call it; its own name comes first."""
+        names = self.tombstones.session_names(session.id)
+        if self.searchable is not None:
+            return names
+        return (*names, *(name for who in filters_of(session) for name in self.tombstones.names(who)))
+
+    @property
+    def notifier(self) -> Notifier | None:
+        """What tells other processes at once that a session has ended; None if they have to look by themselves."""
+        return self.coordination if _can_notify(self.coordination) else None
+
+    @property
+    def sees_every_process(self) -> bool:
+        """Whether what is written here about the end of sessions is seen wherever such a session may be used."""
+        return not isinstance(self.coordination, MemoryStore) or isinstance(self.store, MemoryStore)
 
     async def aclose(self) -> None:
         """Close what both hold open in this event loop; a store opens again on its next use."""
@@ -62,13 +93,34 @@ def make_storage(
     store = _session_store(sessions, settings)
     agreed = _coordination(coordination, sessions, store, settings)
     _warn_of_memory(store, agreed)
-    durations = {"lifetime": lifetime, "idle_timeout": idle_timeout}
     policy, clock = settings.cookies, settings.clock
+    tombstones = Tombstones(agreed, ring.bound_to(policy.application_id))
     if store is not None:
-        return Storage(ServerSideSessions(store, ring, policy, clock=clock, **durations), agreed)
+        kept: Sessions = ServerSideSessions(
+            store, ring, policy, clock=clock, lifetime=lifetime, idle_timeout=idle_timeout
+        )
+        return Storage(kept, store, agreed, tombstones, LOGIN_LASTS)
     if sessions == "cookie":
-        return Storage(CookieSessions(ring, policy, coordination=agreed, clock=clock, **durations), agreed)
-    return Storage(cast(Sessions, sessions), agreed)
+        in_cookies = CookieSessions(
+            ring,
+            policy,
+            lifetime=lifetime,
+            idle_timeout=idle_timeout,
+            clock=clock,
+            coordination=agreed,
+            tombstones=tombstones,
+        )
+        return Storage(in_cookies, None, agreed, tombstones, max(lifetime.total_seconds(), LOGIN_LASTS))
+    of_its_own = cast(Sessions, sessions)
+    return Storage(of_its_own, None, agreed, tombstones, max(lifetime.total_seconds(), LOGIN_LASTS))
+
+
+def _can_search(sessions: object) -> TypeGuard[SearchableSessions]:
+    return getattr(sessions, "searchable", callable(getattr(sessions, "find_all", None)))
+
+
+def _can_notify(store: object) -> TypeGuard[Notifier]:
+    return all(callable(getattr(store, name, None)) for name in ("publish", "subscribe"))
 
 
 def can_coordinate(store: object) -> TypeGuard[CoordinationStore]:

@@ -3,9 +3,8 @@ Cookie sessions: the whole session, tokens included, travels sealed in the brows
 
 What that costs, so that nobody is surprised: a session is ended by deleting its cookies. This process remembers that
 while the session could live, so that the late response of another request does not log the browser in again. Other
-processes learn of it from the coordination store, when they renew: a copied cookie stays good there for as long as its
-access token does. And all of it has to fit into three cookies. Both ends of its life stand inside the seal and are
-checked at every request.
+processes learn of it from the coordination store, which they ask every few seconds (`endings.py`). And all of it has to
+fit into three cookies. Both ends of its life stand inside the seal and are checked at every request.
 
 New tokens reach the browser with the response, or never. So they are written to the coordination store before they are
 used, and wait there until the browser has them: `pending.py` says how, `generations.py` what may go wrong on the way.
@@ -19,7 +18,6 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from itertools import islice
 from typing import Any
 
 from coatcheck import base64url
@@ -38,12 +36,14 @@ from coatcheck.errors import (
 from coatcheck.sessions.chunks import chunk_names, join, split
 from coatcheck.sessions.cookie import CookiePolicy, Cookies, delete_cookie
 from coatcheck.sessions.cookie_contents import Contents, Head, read
+from coatcheck.sessions.endings import Endings
 from coatcheck.sessions.generations import LATE, Generations
 from coatcheck.sessions.held import HeldSessions
 from coatcheck.sessions.pending import PendingTokens
 from coatcheck.sessions.seal import KeyRing
 from coatcheck.sessions.server_side import TOUCH_AFTER, in_seconds
 from coatcheck.sessions.sessions import SessionHandle
+from coatcheck.sessions.tombstones import Tombstones
 
 _log = logging.getLogger("coatcheck")
 
@@ -51,16 +51,14 @@ _PURPOSE = "cookie session"
 _ID_BYTES = 32
 _REMEMBERED = 512
 """Sessions that stay opened in memory: some 10 KB each."""
-_MOST_ENDED = 10_000
-"""Ended sessions that are remembered; beyond that the oldest are forgotten."""
 
 
 class CookieSessions:
     """
     Sessions that the browser keeps, sealed with *ring*. *lifetime* and *idle_timeout* as for `ServerSideSessions`.
 
-    *coordination* is where new tokens wait for the browser. All processes that serve the same browsers share it; it
-    knows the same time as *clock*, and is closed by whoever made it.
+    *coordination* is where new tokens wait for the browser, and where *tombstones* are. All processes that serve the
+    same browsers share it; it knows the same time as *clock*, and is closed by whoever made it.
 
     Raises:
         ConfigurationError: one of the durations is not above zero.
@@ -75,6 +73,7 @@ class CookieSessions:
         idle_timeout: timedelta = timedelta(hours=1),
         clock: Clock = SYSTEM_CLOCK,
         coordination: ExpiringStore,
+        tombstones: Tombstones | None = None,
     ) -> None:
         self._ring = ring.bound_to(policy.application_id)
         self._policy = policy
@@ -82,17 +81,18 @@ class CookieSessions:
         self._clock = clock
         self._names = chunk_names(policy.session)
         self._remembered: dict[str, Contents] = {}
-        self._ended: dict[str, float] = {}
         self._pending = PendingTokens(coordination, self._ring, policy.application_id)
         self._held = HeldSessions(coordination, self._ring, policy.application_id)
-        self.generations = Generations(self._pending, self._held, clock=clock, ended=self._remember_end)
+        self._endings = Endings(tombstones or Tombstones(coordination, self._ring), clock=clock)
+        self.generations = Generations(self._pending, self._held, clock=clock, ended=self._endings.remember)
         """What this process knows of newer cookies than a browser brings; for the handles."""
 
     async def open(self, cookies: Cookies, *, now: float, slide: bool = True) -> SessionHandle | None:
         """
         See `Sessions.open`. A cookie that cannot be read is no session, never an error.
 
-        It suspends only when a cookie slides and is known to be behind (see `generations.py`).
+        It asks the coordination store now and then whether the session was ended, and when a cookie slides that is
+        known to be behind (see `generations.py`).
         """
         text = join(self._names, cookies)
         if text is None:
@@ -100,7 +100,7 @@ class CookieSessions:
         contents = self._opened(text)
         if contents is None:
             return None
-        if now >= contents.head.dead_at or self.ended(contents.head.id):
+        if now >= contents.head.dead_at or await self._is_over(contents):
             return None
         self.generations.presented(contents)
         if slide and now - contents.head.seen_at >= contents.head.idle_timeout * TOUCH_AFTER:
@@ -156,13 +156,29 @@ class CookieSessions:
             return None
         except CookieOutdated:
             contents = replace(held.contents, tokens=b"")  # they were replaced: nobody may use or revoke these
-        return None if self.ended(session_id) else CookieHandle(self, contents, carried=contents.head)
+        return None if await self._is_over(contents) else CookieHandle(self, contents, carried=contents.head)
+
+    async def reopen(self, handle: SessionHandle, *, now: float) -> SessionHandle | None:
+        """See `Sessions.reopen`. Whether it was idle for too long is not known here: its browser's cookie may slide."""
+        contents = self._ours(handle).contents
+        return None if now >= contents.head.expires_at or await self._is_over(contents, anew=True) else handle
+
+    async def check(self, contents: Contents) -> None:
+        """Raise `SessionGone` if the session was ended, here or elsewhere; ask anew."""
+        if await self._is_over(contents, anew=True):
+            raise SessionGone("the session has ended")
+
+    async def _is_over(self, contents: Contents, *, anew: bool = False) -> bool:
+        return await self._endings.includes(contents, self.generations.look, anew=anew)
+
+    def _ours(self, handle: SessionHandle) -> CookieHandle:
+        if not isinstance(handle, CookieHandle):
+            raise TypeError("the handle was opened by other sessions than these")
+        return handle
 
     async def hold(self, handle: SessionHandle, *, until: float) -> None:
         """See `Sessions.hold`."""
-        if not isinstance(handle, CookieHandle):
-            raise TypeError("the handle was opened by other sessions than these")
-        await self._held.hold(handle.contents, until=min(until, handle.session.expires_at))
+        await self._held.hold(self._ours(handle).contents, until=min(until, handle.session.expires_at))
 
     async def create(
         self,
@@ -196,17 +212,18 @@ class CookieSessions:
         lines = self.sealed(contents)
         if isinstance(replaces, CookieHandle):
             await self._end(replaces, [])  # no deletions: they would hit the cookies of the new session
+        self._endings.see_alive(head.id, at=self._clock.monotonic())
         return CookieHandle(self, contents, lines)
 
-    async def end(self, handle: SessionHandle) -> None:
+    async def end(self, handle: SessionHandle) -> bool:
         """
         See `Sessions.end`: the cookies are deleted, and no renewal anywhere can bring the session back.
 
         It never fails. When the coordination store is unavailable, the session ends for this process and this browser.
         """
-        if not isinstance(handle, CookieHandle):
-            raise TypeError("the handle was opened by other sessions than these")
-        await self._end(handle, [delete_cookie(name, same_site=self._policy.same_site) for name in self._names])
+        ours, is_news = self._ours(handle), not self.ended(handle.session.id)
+        await self._end(ours, [delete_cookie(name, same_site=self._policy.same_site) for name in self._names])
+        return is_news
 
     async def _end(self, handle: CookieHandle, lines: list[bytes]) -> None:
         handle.end(lines)
@@ -214,7 +231,7 @@ class CookieSessions:
         for text, contents in list(self._remembered.items()):
             if contents.head.id == session.id:
                 self._remembered.pop(text, None)
-        self._remember_end(session.id, session.expires_at)
+        self._endings.remember(session.id, session.expires_at)
         try:
             await self._pending.bury(session.id, until=session.expires_at)
         except StoreUnavailable as fault:
@@ -224,15 +241,9 @@ class CookieSessions:
                 fault,
             )
 
-    def _remember_end(self, session_id: str, expires_at: float) -> None:
-        self._ended[session_id] = expires_at
-        for id_, until in list(islice(self._ended.items(), 2)):  # one is added and two may go: they cannot pile up
-            if len(self._ended) > _MOST_ENDED or until <= self._clock.time():
-                self._ended.pop(id_, None)
-
     def ended(self, session_id: str) -> bool:
         """Say whether the session was ended, as far as this process knows."""
-        return session_id in self._ended
+        return self._endings.known(session_id)
 
     def presented(self, cookies: Cookies) -> bool:
         """See `Sessions.presented`."""
@@ -303,8 +314,7 @@ class CookieHandle:
         if reload:
             started_at = self._sessions.time()
             latest = await self._sessions.generations.latest(self._contents)
-            if self._is_over():
-                raise SessionGone("the session has ended")
+            await self._sessions.check(self._contents)
             self._looked_at = started_at
             if latest.head.tokens_version > self._contents.head.tokens_version:
                 self.take(latest)
@@ -328,8 +338,7 @@ class CookieHandle:
         lines = self._sessions.sealed(contents)
         started_at = self._sessions.time()
         await self._sessions.generations.store(contents)
-        if self._is_over():
-            raise SessionGone("the session has ended")
+        await self._sessions.check(contents)
         if self._contents.head.tokens_version == version:  # or another call with this handle has taken them over
             self._contents, self._cookies, self._looked_at = contents, lines, started_at
 

@@ -103,6 +103,12 @@ class Generations:
             self._newest.put(head.id, contents.head.tokens_version)
         return contents
 
+    async def look(self, head: Head) -> None:
+        """See whether the session was ended (`SessionGone`), and learn of a generation that is newer."""
+        waiting = await self._get(head)
+        if waiting is not None:
+            self._learn(head, waiting.generation)
+
     async def store(self, contents: Contents) -> None:
         """Have the tokens of *contents* wait for the browser. Raises as `PendingTokens.put`."""
         head = contents.head

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 from coatcheck import base64url
 from coatcheck.clock import SYSTEM_CLOCK, Clock
@@ -16,9 +16,9 @@ from coatcheck.errors import ConfigurationError, SealBroken, SessionGone, StoreU
 from coatcheck.sessions.chunks import chunk_names
 from coatcheck.sessions.cookie import CookiePolicy, Cookies, delete_cookie, set_cookie
 from coatcheck.sessions.seal import KeyRing
-from coatcheck.sessions.session import Session
+from coatcheck.sessions.session import Session, SessionFilter
 from coatcheck.sessions.sessions import SessionHandle
-from coatcheck.sessions.store import ReplacePart, SessionRow, SessionStore, Touch
+from coatcheck.sessions.store import ReplacePart, SessionIndex, SessionRow, SessionStore, Touch
 from coatcheck.sessions.vault import TICKET_BYTES, TICKET_LENGTH, Vault
 
 TOUCH_AFTER = 0.1
@@ -49,12 +49,18 @@ class ServerSideSessions:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._store = store
+        self._index = cast(SessionIndex, store) if can_search(store) else None
         self._policy = policy
         self._more_names = chunk_names(policy.session)[1:]
         self._lifetime, self._idle_timeout = in_seconds(lifetime, idle_timeout)
         self._clock = clock
         self._vault = Vault(ring, policy.application_id)
         self._touching: set[bytes] = set()
+
+    @property
+    def searchable(self) -> bool:
+        """Whether the store can find sessions by whom they are about."""
+        return self._index is not None
 
     async def open(self, cookies: Cookies, *, now: float, slide: bool = True) -> SessionHandle | None:
         """See `Sessions.open`. With a store that answers at once it never suspends."""
@@ -113,12 +119,41 @@ class ServerSideSessions:
         handle.send_cookies([set_cookie(self._policy.session, ticket, same_site=self._policy.same_site), *left_over])
         return handle
 
-    async def end(self, handle: SessionHandle) -> None:
+    async def end(self, handle: SessionHandle) -> bool:
         """See `Sessions.end`."""
         if not isinstance(handle, ServerSideHandle):
             raise TypeError("the handle was opened by other sessions than these")
-        await self._delete(handle)
+        last = await self._delete(handle)
         handle.send_cookies([delete_cookie(self._policy.session, same_site=self._policy.same_site)])
+        if last is None:
+            return False
+        handle.row = last
+        return True
+
+    async def reopen(self, handle: SessionHandle, *, now: float) -> SessionHandle | None:
+        """See `Sessions.reopen`."""
+        return await self.find(handle.session.id, now=now)
+
+    async def find_all(self, who: SessionFilter, *, now: float) -> list[SessionHandle]:
+        """
+        See `SearchableSessions.find_all`. What is damaged is no session, as in `open`.
+
+        Raises:
+            ConfigurationError: the store has no index (`SessionIndex`).
+        """
+        index = self._index
+        if index is None:
+            raise ConfigurationError(
+                f"{type(self._store).__name__} cannot find sessions by whom they are about: it lacks find, revoke or "
+                "expire of SessionIndex",
+                path="sessions",
+            )
+        subs = None if who.sub is None else self._vault.index_keys("sub", who.iss, who.sub)
+        sids = None if who.sid is None else self._vault.index_keys("sid", who.iss, who.sid)
+        rows = await index.find(self._vault.application_id, sids or subs or ())
+        wanted = (row for row in rows if (not subs or row.sub_key in subs) and (not sids or row.sid_key in sids))
+        handles = (self._handle_of(row, now=now) for row in wanted if now < row.dead_at)
+        return [handle for handle in handles if handle is not None]
 
     def presented(self, cookies: Cookies) -> bool:
         """See `Sessions.presented`."""
@@ -160,8 +195,9 @@ class ServerSideSessions:
 
     async def _handle(self, key: bytes, *, now: float) -> ServerSideHandle | None:
         row = await self.load(key, now=now)
-        if row is None:
-            return None
+        return None if row is None else self._handle_of(row, now=now)
+
+    def _handle_of(self, row: SessionRow, *, now: float) -> ServerSideHandle | None:
         try:
             session = self._vault.open_session(row)
         except (SealBroken, DecodeError):
@@ -187,10 +223,11 @@ class ServerSideSessions:
             self._touching.discard(key)
         return ServerSideHandle(self, replace(handle.row, seen_at=now), handle.session._replace(seen_at=now))
 
-    async def _delete(self, handle: SessionHandle) -> None:
+    async def _delete(self, handle: SessionHandle) -> SessionRow | None:
         key = base64url.decode(handle.session.id)
-        await self._store.delete(key)
+        last = await self._store.delete(key)
         self._vault.forget(key)
+        return last
 
 
 class ServerSideHandle:
@@ -227,6 +264,11 @@ class ServerSideHandle:
     def send_cookies(self, lines: list[bytes]) -> None:
         """Have the response carry *lines* instead of what it had to carry."""
         self._cookies = lines
+
+
+def can_search(store: object) -> bool:
+    """Say whether *store* is a `SessionIndex`, too."""
+    return all(callable(getattr(store, name, None)) for name in ("find", "revoke", "expire"))
 
 
 def in_seconds(lifetime: timedelta, idle_timeout: timedelta) -> tuple[float, float]:

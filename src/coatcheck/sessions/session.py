@@ -73,6 +73,12 @@ class Session(NamedTuple):
         """The instant from which this session is no session, unless it is used before."""
         return min(self.expires_at, self.seen_at + self.idle_timeout)
 
+    @property
+    def issued_at(self) -> float:
+        """When the id_token of the login was issued, by the clock of the authorization server (`iat`)."""
+        issued_at = self.claims.get("iat")
+        return float(issued_at) if isinstance(issued_at, int | float) else self.created_at
+
 
 @dataclass(frozen=True, slots=True)
 class SessionFilter:

@@ -1,4 +1,4 @@
-"""The two protocols through which everything above reaches a session, wherever it is kept."""
+"""The protocols through which everything above reaches a session, wherever it is kept."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from coatcheck.sessions.cookie import Cookies
-from coatcheck.sessions.session import Session
+from coatcheck.sessions.session import Session, SessionFilter
 
 
 class SessionHandle(Protocol):
@@ -36,6 +36,18 @@ class SessionHandle(Protocol):
 
     def set_cookies(self) -> list[bytes]:
         """Return the `Set-Cookie` values that this response still has to carry, and forget them."""
+        ...
+
+
+class SearchableSessions(Protocol):
+    """Sessions that can be found without their browser, because they are kept here."""
+
+    async def find_all(self, who: SessionFilter, *, now: float) -> list[SessionHandle]:
+        """
+        Return the live sessions of *who*. It does not count as a use.
+
+        Raises what `Sessions.open` raises.
+        """
         ...
 
 
@@ -86,8 +98,20 @@ class Sessions(Protocol):
         """Begin a session under a new ticket, whatever the browser presented, and delete the one it *replaces*."""
         ...
 
-    async def end(self, handle: SessionHandle) -> None:
-        """Delete the session; its ticket is worthless from now on. `handle.set_cookies()` then expires the cookie."""
+    async def end(self, handle: SessionHandle) -> bool:
+        """
+        Delete the session; its ticket is worthless from now on. False if somebody else was faster.
+
+        `handle.set_cookies()` then expires the cookie, and `handle.tokens()` is what the session ended with.
+        """
+        ...
+
+    async def reopen(self, handle: SessionHandle, *, now: float) -> SessionHandle | None:
+        """
+        Return the session of *handle* as it is now, or None if it is over. It does not count as a use.
+
+        Raises what `open` raises.
+        """
         ...
 
     def presented(self, cookies: Cookies) -> bool:

@@ -22,6 +22,10 @@ _PURPOSE = "session"
 _decode_head = decoder(tuple[str, str, str | None, float]).decode
 
 
+def _index_key(key: bytes, kind: str, iss: str, value: str) -> bytes:
+    return hmac.digest(key, framed((kind.encode(), iss.encode(), value.encode())), "sha256")
+
+
 class Vault:
     """
     Names, seals and opens rows with *ring*, which it binds to the application.
@@ -36,6 +40,7 @@ class Vault:
         self.application_id = application_id
         self._ring = ring.bound_to(application_id)
         self._index_key = self._ring.derive("session index")
+        self._index_keys = self._ring.derive_all("session index")
         self._ticket_domain = framed((b"coatcheck ticket", application_id.encode()))
         self._remembered: dict[tuple[bytes, Part], tuple[bytes, bytes]] = {}
 
@@ -45,7 +50,11 @@ class Vault:
 
     def index_key(self, kind: str, iss: str, value: str) -> bytes:
         """Return a keyed hash of a `sub` or `sid`: both are short enough to be found by guessing a plain one."""
-        return hmac.digest(self._index_key, framed((kind.encode(), iss.encode(), value.encode())), "sha256")
+        return _index_key(self._index_key, kind, iss, value)
+
+    def index_keys(self, kind: str, iss: str, value: str) -> tuple[bytes, ...]:
+        """Return that hash by each key of the ring: a session that began before a key rotation has an older one."""
+        return tuple(_index_key(key, kind, iss, value) for key in self._index_keys)
 
     def seal(self, key: bytes, part: Part, data: bytes) -> bytes:
         """Seal one part of the row *key*. It opens in no other row and as no other part."""

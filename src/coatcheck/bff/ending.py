@@ -1,0 +1,132 @@
+"""
+How sessions end before their time, wherever the wish comes from: the one place that does all of what belongs to it.
+
+The session goes first, so that nothing can be done with it any more. Then the event streams of its browser are told, on
+every node; the audit log has a line; and its tokens are given back behind the answer, because the authorization server
+may be the very one who waits for it.
+
+Whoever is logged out from outside (`end_about`) may be logging in at this moment, or may have their session in cookies.
+For these there is a tombstone, written before anything is looked for: see `sessions/tombstones.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable
+
+from coatcheck.audit import audit, session_reference, user_reference
+from coatcheck.bff.current import user_of
+from coatcheck.bff.live import LiveSessions
+from coatcheck.bff.problems import logger
+from coatcheck.bff.storage import Storage
+from coatcheck.clock import Clock
+from coatcheck.errors import CoatcheckError
+from coatcheck.sessions.session import EndReason, Session, SessionFilter
+from coatcheck.sessions.sessions import SessionHandle
+from coatcheck.sessions.tombstones import Until
+from coatcheck.tokens.manager import Tokens
+
+REVOCATION_DEADLINE = 30.0
+"""Seconds that the authorization server may take to get tokens back, behind an answer."""
+
+
+class LoginEnded(CoatcheckError):
+    """The user was logged out while they were logging in: no session begins."""
+
+
+class SessionEnding:
+    """Ends sessions of one application."""
+
+    def __init__(self, storage: Storage, tokens: Tokens, live: LiveSessions, *, clock: Clock) -> None:
+        self._storage = storage
+        self._tokens = tokens
+        self._live = live
+        self._clock = clock
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def end(self, handle: SessionHandle, *, reason: EndReason) -> None:
+        """
+        End the session that a request has opened. Its tokens are the business of the caller.
+
+        Raises:
+            StoreUnavailable: it may live on.
+        """
+        if not await self._storage.sessions.end(handle):
+            return
+        _audit_end(handle.session, reason)
+        await self._live.ended(self._storage.tombstones.session_names(handle.session.id), reason)
+
+    async def end_about(
+        self, who: SessionFilter, *, reason: EndReason, issued_until: float | None = None, revoke: bool = True
+    ) -> int | None:
+        """
+        End the sessions of *who*: those whose id_token was issued no later than *issued_until* (seconds since the
+        epoch, by the clock of the authorization server), or all that have begun by now.
+
+        Returns how many were found and ended; None where they are in cookies and nobody can count them. With *revoke*
+        their tokens are given back, behind the answer.
+
+        Raises:
+            StoreUnavailable, UnknownSealKey: some of them may live on. To repeat it does no harm.
+        """
+        now = self._clock.time()
+        about = Until(created=now) if issued_until is None else Until(issued=issued_until)
+        await self._storage.tombstones.put(who, about, until=now + self._storage.tombstones_last)
+        sessions = self._storage.searchable
+        if sessions is None:
+            audit("sessions_denied", reason=reason, iss=who.iss, user=who.sub and user_reference(who.iss, who.sub))
+            await self._live.ended(self._storage.tombstones.names(who), reason)
+            return None
+        found = [handle for handle in await sessions.find_all(who, now=now) if about.covers(handle.session)]
+        ended: list[SessionHandle] = []
+        try:
+            for handle in found:
+                if await self._storage.sessions.end(handle):
+                    ended.append(handle)
+                    _audit_end(handle.session, reason)
+        finally:
+            names = self._storage.tombstones.session_names
+            await self._live.ended([name for handle in ended for name in names(handle.session.id)], reason)
+            if revoke and ended:
+                self._start(self._revoke(ended))
+        return len(ended)
+
+    async def was_ended(self, session: Session) -> bool:
+        """
+        Say whether whom *session* is about was logged out while it was being made.
+
+        Raises:
+            StoreUnavailable: nobody knows.
+        """
+        return await self._storage.tombstones.cover(session)
+
+    async def aclose(self) -> None:
+        """Let the tokens that are being given back in this event loop arrive."""
+        loop = asyncio.get_running_loop()
+        await asyncio.gather(*(task for task in self._tasks if task.get_loop() is loop))
+
+    async def _revoke(self, ended: Iterable[SessionHandle]) -> None:
+        try:
+            async with asyncio.timeout(REVOCATION_DEADLINE):
+                await asyncio.gather(*(self._tokens.revoke_ended(user_of(handle)) for handle in ended))
+        except TimeoutError:
+            logger.warning(
+                "tokens of sessions that were ended could not be revoked within %g s. Nobody here can use them any "
+                "more; see why the authorization server is slow.",
+                REVOCATION_DEADLINE,
+            )
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _audit_end(session: Session, reason: EndReason) -> None:
+    audit(
+        "session_ended",
+        reason=reason,
+        iss=session.iss,
+        session=session_reference(session.id),
+        user=user_reference(session.iss, session.sub),
+    )

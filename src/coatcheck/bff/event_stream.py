@@ -1,0 +1,146 @@
+"""
+`/bff/events`: a page learns at once that its session ends, or is about to.
+
+A stream of server-sent events (WHATWG HTML, section 9.2), for one page of each browser: `session.js` shares it with the
+other tabs. It says nothing about the user, and listening does not count as a use of the session.
+
+    event: expiring     data: {"expires_in": 60}      the session ends in so many seconds unless it is used
+    event: ended        data: {"reason": "logout"}    it is over, and the stream, too
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from coatcheck import codec
+from coatcheck.bff.answers import ASGIApp, Receive, Scope, problem_answer
+from coatcheck.bff.current import CurrentRequest
+from coatcheck.bff.diagnosis import Diagnosis
+from coatcheck.bff.live import LOOK_EVERY, LiveSessions, Watch
+from coatcheck.bff.own_headers import OURS, Send
+from coatcheck.bff.problems import log_problem, problem
+from coatcheck.bff.refusals import refuse
+from coatcheck.bff.settings import Settings
+from coatcheck.clock import Clock
+from coatcheck.errors import StoreUnavailable, UnknownSealKey
+from coatcheck.sessions.sessions import SessionHandle
+
+WARN_BEFORE = 60.0
+"""Seconds before the end at which a page is told."""
+KEEP_ALIVE = 15.0
+"""Seconds of silence after which something is sent, so that no proxy in between takes the stream for dead."""
+MAX_STREAMS = 20
+"""Streams that one session may have here at once: a browser needs one."""
+_RECONNECT = b"retry: 2000\n\n"
+"""Milliseconds after which a browser comes back when the connection was cut."""
+
+EndsAt = Callable[[SessionHandle], Coroutine[None, None, float]]
+
+
+class EventStreams:
+    """Answers with the event stream of the session. *ends_at* says when it is over, as things are."""
+
+    def __init__(self, settings: Settings, live: LiveSessions, ends_at: EndsAt) -> None:
+        self._settings = settings
+        self._live = live
+        self._ends_at = ends_at
+
+    async def __call__(self, current: CurrentRequest) -> ASGIApp:
+        """401 without a session: the page asks for a login, and a browser does not come back by itself."""
+        refusal = current.check_same_origin()
+        if refusal is not None:
+            cause = f"{current.path} was asked for by something else than a page of this site."
+            return refuse(current, Diagnosis(refusal.code, cause, "Let a page of your own open the EventSource."))
+        try:
+            handle = await current.session(slide=False)
+        except (StoreUnavailable, UnknownSealKey) as error:
+            remedy = "See that the session store runs; nobody was logged out."
+            return refuse(current, Diagnosis("store_unavailable", f"A session cannot be read: {error}.", remedy))
+        if handle is None:
+            return self._anonymous(current)
+        if self._live.count(handle) >= MAX_STREAMS:
+            cause = f"One session has {MAX_STREAMS} event streams open already."
+            return refuse(current, Diagnosis("too_many_streams", cause, "Share one between all tabs: see session.js."))
+        return _Stream(self._live, handle, self._ends_at, self._settings.clock)
+
+    def _anonymous(self, current: CurrentRequest) -> ASGIApp:
+        code = "session_expired" if current.cookie_presented else "session_missing"
+        refusal = problem(code, login_url=self._settings.login_path)
+        cause = f"{current.path} was asked for by somebody who is not logged in."
+        log_problem(refusal, cause=cause, remedy="The page offers a login.", trace_id=current.trace_id)
+        return problem_answer(refusal, trace_id=current.trace_id)
+
+
+class _Stream:
+    """One answer, as an ASGI application."""
+
+    def __init__(self, live: LiveSessions, handle: SessionHandle, ends_at: EndsAt, clock: Clock) -> None:
+        self._live = live
+        self._handle = handle
+        self._ends_at = ends_at
+        self._clock = clock
+        self._left = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        watch = self._live.join(self._handle)
+        leaving = asyncio.get_running_loop().create_task(self._wait_for_leaving(receive, watch))
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
+            await self._tell(watch, send)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            leaving.cancel()
+            self._live.leave(watch)
+
+    async def _tell(self, watch: Watch, send: Send) -> None:
+        await send(_chunk(_RECONNECT))
+        said, warned_of, has_just_come = self._clock.time(), float("-inf"), True
+        while watch.ended is None and not watch.closing and not self._left:
+            ends_at, now = await self._ends_at(watch.handle), self._clock.time()
+            due = ends_at if warned_of == ends_at else ends_at - WARN_BEFORE
+            if now >= due and not has_just_come:
+                if watch.handle.renews_inline:
+                    return  # only the browser knows whether its cookie has slid: it comes back with the one it has
+                if not await self._live.look(watch):
+                    due, ends_at = now + LOOK_EVERY, float("inf")  # nobody knows
+                elif watch.ended is None:
+                    ends_at = await self._ends_at(watch.handle)
+                    due = ends_at if warned_of == ends_at else ends_at - WARN_BEFORE
+            if now >= ends_at and watch.ended is None:
+                watch.end("grant_ended")  # the session itself lives, but nothing that it stands on
+            elif now >= due and watch.ended is None:
+                await send(_event("expiring", {"expires_in": round(ends_at - now)}))
+                said, warned_of, due = now, ends_at, ends_at
+            elif now >= said + KEEP_ALIVE:
+                await send(_chunk(b":\n\n"))
+                said = now
+            has_just_come = False
+            watch.wake_at = min(said + KEEP_ALIVE, due)
+            if watch.ended is None:
+                await watch.news()
+        if watch.ended is not None:
+            await send(_event("ended", {"reason": watch.ended}))
+
+    async def _wait_for_leaving(self, receive: Receive, watch: Watch) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            continue
+        self._left = True
+        watch.wake()
+
+
+def _event(name: str, data: dict[str, Any]) -> dict[str, Any]:
+    return _chunk(b"event: %s\ndata: %s\n\n" % (name.encode(), codec.encode(data)))
+
+
+def _chunk(body: bytes) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": body, "more_body": True}
+
+
+_HEADERS = (
+    *OURS,
+    (b"content-type", b"text/event-stream"),
+    (b"vary", b"cookie"),
+    (b"x-accel-buffering", b"no"),  # nginx would keep the events for itself
+)

@@ -1,0 +1,102 @@
+"""
+Which sessions in cookies are over, though a browser still has them: what this process knows, and what it asks.
+
+A session that is ended here is remembered here. Of one that was ended elsewhere (a logout at another node, a logout by
+the authorization server, an administrator) the coordination store knows, and it is asked at most every `LOOK_EVERY`
+seconds for each session that is in use: that is how long a copied cookie may outlive its session at the other nodes,
+and it is at once where this process has heard of a logout meanwhile. While that store does not answer, a session that
+was seen alive goes on for `TRUST` seconds; then nobody knows, and that is what requests are told (503).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from itertools import islice
+
+from coatcheck.clock import Clock
+from coatcheck.errors import SessionGone, StoreUnavailable
+from coatcheck.sessions.cookie_contents import Contents, Head
+from coatcheck.sessions.tombstones import Tombstones
+
+LOOK_EVERY = 5.0
+"""Seconds for which a session that was not over is taken to live."""
+TRUST = 60.0
+"""The same while the coordination store does not answer: nobody notices an outage that is shorter."""
+ASK_AGAIN = 2.0
+"""Seconds for which nobody asks a store that has just failed, so that no more requests wait for it."""
+_MOST = 10_000
+"""Sessions that are remembered, of either kind; beyond that the oldest are forgotten."""
+
+
+class Endings:
+    """The ends of the sessions in cookies of one application."""
+
+    def __init__(self, tombstones: Tombstones, *, clock: Clock) -> None:
+        self._tombstones = tombstones
+        self._clock = clock
+        self._ended: dict[str, float] = {}
+        self._seen_alive: dict[str, tuple[float, int]] = {}
+        self._ask_again_at = float("-inf")
+
+    def remember(self, session_id: str, expires_at: float) -> None:
+        """Let the session be over, in this process, for as long as its cookie could live."""
+        self._seen_alive.pop(session_id, None)
+        self._ended[session_id] = expires_at
+        for id_, until in list(islice(self._ended.items(), 2)):  # one is added and two may go: they cannot pile up
+            if len(self._ended) > _MOST or until <= self._clock.time():
+                self._ended.pop(id_, None)
+
+    def known(self, session_id: str) -> bool:
+        """Say whether the session is over, as far as this process knows."""
+        return session_id in self._ended
+
+    async def includes(self, contents: Contents, look: Callable[[Head], Awaitable[None]], *, anew: bool) -> bool:
+        """
+        Say whether the session is over. *anew* asks even if that was done a moment ago.
+
+        *look* looks at the record of the session itself, and raises `SessionGone` when it was ended.
+
+        Raises:
+            StoreUnavailable: nobody knows.
+        """
+        head = contents.head
+        if self.known(head.id):
+            return True
+        asked, news = self._clock.monotonic(), self._tombstones.news
+        seen = self._seen_alive.get(head.id)
+        if not anew and seen is not None:
+            age, is_news = asked - seen[0], seen[1] != news
+            if not is_news and age < LOOK_EVERY:
+                return False
+            if age < TRUST and asked < self._ask_again_at:
+                return False
+        try:
+            return await self._look(contents, look, asked, news)
+        except StoreUnavailable:
+            self._ask_again_at = self._clock.monotonic() + ASK_AGAIN
+            if anew or seen is None or asked - seen[0] >= TRUST:
+                raise
+            return False
+
+    async def _look(self, contents: Contents, look: Callable[[Head], Awaitable[None]], asked: float, news: int) -> bool:
+        head = contents.head
+        try:
+            await look(head)
+        except SessionGone:
+            return True
+        if await self._tombstones.cover(contents.session()):
+            self.remember(head.id, head.expires_at)
+            return True
+        self.see_alive(head.id, at=asked, news=news)
+        return False
+
+    def see_alive(self, session_id: str, *, at: float, news: int | None = None) -> None:
+        """
+        Take note that the session was not over *at* this instant (monotonic seconds), as far as the *news* went.
+
+        Single dictionary operations only, so that threads may share it; what is seen last is forgotten last.
+        """
+        self._seen_alive.pop(session_id, None)
+        self._seen_alive[session_id] = (at, self._tombstones.news if news is None else news)
+        while len(self._seen_alive) > _MOST:
+            self._seen_alive.pop(next(iter(self._seen_alive)), None)
