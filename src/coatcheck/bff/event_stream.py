@@ -82,12 +82,17 @@ class _Stream:
         self._ends_at = ends_at
         self._clock = clock
         self._left = False
+        self._said_at = 0.0
+        self._due = 0.0
+        """When there may be something to tell, as far as is known."""
+        self._warned_of: float | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         watch = self._live.join(self._handle)
         leaving = asyncio.get_running_loop().create_task(self._wait_for_leaving(receive, watch))
         try:
             await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
+            await self._say(send, _RECONNECT)
             await self._tell(watch, send)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
@@ -95,33 +100,38 @@ class _Stream:
             self._live.leave(watch)
 
     async def _tell(self, watch: Watch, send: Send) -> None:
-        await send(_chunk(_RECONNECT))
-        said, warned_of, has_just_come = self._clock.time(), float("-inf"), True
+        await self._tell_the_time(watch, send)  # whoever comes late is told at once
         while watch.ended is None and not watch.closing and not self._left:
-            ends_at, now = await self._ends_at(watch.handle), self._clock.time()
-            due = ends_at if warned_of == ends_at else ends_at - WARN_BEFORE
-            if now >= due and not has_just_come:
-                if watch.handle.renews_inline:
-                    return  # only the browser knows whether its cookie has slid: it comes back with the one it has
-                if not await self._live.look(watch):
-                    due, ends_at = now + LOOK_EVERY, float("inf")  # nobody knows
-                elif watch.ended is None:
-                    ends_at = await self._ends_at(watch.handle)
-                    due = ends_at if warned_of == ends_at else ends_at - WARN_BEFORE
-            if now >= ends_at and watch.ended is None:
-                watch.end("grant_ended")  # the session itself lives, but nothing that it stands on
-            elif now >= due and watch.ended is None:
-                await send(_event("expiring", {"expires_in": round(ends_at - now)}))
-                said, warned_of, due = now, ends_at, ends_at
-            elif now >= said + KEEP_ALIVE:
-                await send(_chunk(b":\n\n"))
-                said = now
-            has_just_come = False
-            watch.wake_at = min(said + KEEP_ALIVE, due)
-            if watch.ended is None:
-                await watch.news()
+            watch.wake_at = min(self._due, self._said_at + KEEP_ALIVE)
+            await watch.news()
+            now = self._clock.time()
+            if now >= self._due and watch.handle.renews_inline:
+                return  # only the browser knows whether its cookie has slid: it comes back with the one it has by now
+            if now >= self._due and watch.ended is None:
+                if await self._live.look(watch):
+                    await self._tell_the_time(watch, send)
+                else:
+                    self._due = now + LOOK_EVERY  # nobody knows
+            if now >= self._said_at + KEEP_ALIVE:
+                await self._say(send, b":\n\n")
         if watch.ended is not None:
-            await send(_event("ended", {"reason": watch.ended}))
+            await self._say(send, _event("ended", {"reason": watch.ended}))
+
+    async def _tell_the_time(self, watch: Watch, send: Send) -> None:
+        """Warn of the end, once, and find out when to look again."""
+        if watch.ended is not None:
+            return
+        ends_at, now = await self._ends_at(watch.handle), self._clock.time()
+        if now >= ends_at:
+            watch.end("grant_ended")  # the session itself lives, but nothing that it stands on
+        elif now >= ends_at - WARN_BEFORE and self._warned_of != ends_at:
+            self._warned_of = ends_at
+            await self._say(send, _event("expiring", {"expires_in": round(ends_at - now)}))
+        self._due = ends_at if self._warned_of == ends_at else ends_at - WARN_BEFORE
+
+    async def _say(self, send: Send, body: bytes) -> None:
+        self._said_at = self._clock.time()
+        await send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def _wait_for_leaving(self, receive: Receive, watch: Watch) -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -130,12 +140,8 @@ class _Stream:
         watch.wake()
 
 
-def _event(name: str, data: dict[str, Any]) -> dict[str, Any]:
-    return _chunk(b"event: %s\ndata: %s\n\n" % (name.encode(), codec.encode(data)))
-
-
-def _chunk(body: bytes) -> dict[str, Any]:
-    return {"type": "http.response.body", "body": body, "more_body": True}
+def _event(name: str, data: dict[str, Any]) -> bytes:
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), codec.encode(data))
 
 
 _HEADERS = (

@@ -134,7 +134,9 @@ class LiveSessions:
         await self._hub().aclose()
 
     def _hub(self) -> _Hub:
-        loop = asyncio.get_running_loop()
+        return self._hub_of(asyncio.get_running_loop())
+
+    def _hub_of(self, loop: asyncio.AbstractEventLoop) -> _Hub:
         hub = self._hubs.get(loop)
         if hub is None:
             hub = self._hubs[loop] = _Hub(self._sessions, self._notifier, self._channel, self._clock, self._heard)
