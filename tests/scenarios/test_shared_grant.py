@@ -163,14 +163,20 @@ def test_without_a_login_it_says_what_to_do(oidc_provider: OIDCProvider, echo_ap
 def test_control_without_a_common_place_the_refresh_token_is_used_again_and_the_grant_ends(
     install: Callable[[Path], Tool], echo_api: EchoAPI, tmp_path: Path
 ) -> None:
-    """What the test above would see if the processes did not meet."""
+    """What the test above would see if the processes did not meet: the second one does not wait for the first."""
     source = EXAMPLE.read_text()
     alone = tmp_path / "alone.py"
     alone.write_text(source.replace(", coordination=database, keys=keys)", ")"))
     assert "coordination" in source and "coordination" not in alone.read_text()
     tool = install(alone)
-    tool.run_at_once()
-    statuses = [refresh.status for refresh in tool.refreshes()]
-    assert len(statuses) > 1
-    assert set(statuses) == {200, 400}
-    assert [tool.provider.whose(bearer) for bearer in bearers(echo_api)] == [{}] * len(bearers(echo_api))
+    tool.provider.clear_faults()
+    tool.provider.fault("hold", grant_type="refresh_token", client_id=tool.client_id, times=1)
+    first = tool.start()
+    tool.provider.wait_for_request(grant_type="refresh_token", client_id=tool.client_id, seconds=60)
+    second = tool.start()
+    second.communicate(timeout=60)
+    assert second.returncode == 0
+    tool.provider.release(client_id=tool.client_id)
+    first.communicate(timeout=60)
+    assert [refresh.status for refresh in tool.refreshes()] == [400, 200]
+    assert [tool.provider.whose(bearer) for bearer in bearers(echo_api)] == [{}] * len(bearers(echo_api)) != []

@@ -37,6 +37,11 @@ PUBLIC_URL = "http://localhost:8000"
 TOKEN_LIFETIME = 300.0
 """Seconds that both providers give an access token."""
 GRACE = 10
+LONG_LEASE: LeaseSeconds = (60.0, 60.0, 1.5)
+"""
+Lease times where nobody waits until one has run out. A process gives up before sending when little of its lease is
+left, and on a machine that is busy little is left soon: of this one, there is always enough.
+"""
 _LONG = 10_000_000
 
 

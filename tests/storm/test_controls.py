@@ -1,26 +1,81 @@
-"""Controls: the storms of `test_storms.py` fail as soon as one protection is missing, each for its own reason."""
+"""
+Controls: the storms of `test_storms.py` fail as soon as one protection is missing, each for its own reason.
+
+Nothing here is left to chance: who has to meet is brought to the same place by checkpoints.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
 
-from tests.rig.worker_plan import PROTECTIONS, Protection
-from tests.storm.stage import World
+from tests.rig.fleet import Fleet
+from tests.rig.gated_store import BEFORE_LEASE
+from tests.rig.worker_plan import Protection, SessionKind
+from tests.storm.stage import LONG_LEASE, Stage, World, log_in
 from tests.storm.storm import Score, Wanted, storm
 from tests.storm.test_storms import SMALL
 
+BEFORE_SENDING = "renewal.lease_held"
+SESSION_KINDS: tuple[SessionKind, ...] = ("server", "cookie", "shared-grant")
 
-async def without(world: World, protection: Protection) -> Score:
-    score = await storm(world, replace(SMALL, without=protection))
+
+async def without(world: World, protection: Protection, wanted: Wanted = SMALL) -> Score:
+    score = await storm(world, replace(wanted, without=protection))
     assert not score.success
     return score
 
 
-async def test_without_the_lease_both_processes_send(world: World) -> None:
-    score = await without(world, "lease")
-    assert score.reuse > 0
+@pytest.mark.parametrize("sessions", SESSION_KINDS)
+async def test_without_the_lease_both_processes_send(world: World, sessions: SessionKind) -> None:
+    """They stand before the sending at the same time."""
+    plan = world.plan("sqlite", "strict", sessions=sessions, lease_times=LONG_LEASE, without="lease")
+    async with Fleet() as fleet:
+        stage = await Stage.of(world, fleet, plan, "strict", workers=2)
+        [visitor] = await log_in(stage.workers[0])
+        await stage.expire()
+        waiting = []
+        for worker in stage.workers:
+            await worker.arm(BEFORE_SENDING)
+            waiting.append(asyncio.create_task(visitor.ask(worker)))
+            await worker.reached(BEFORE_SENDING)
+        for worker in stage.workers:
+            await worker.release(BEFORE_SENDING)
+        await asyncio.gather(*waiting)
+        assert (await stage.log.refreshes(), await stage.log.reuse() > 0) == (2, True)
+
+
+@pytest.mark.spec("REF-02", "REF-03")
+@pytest.mark.parametrize("sessions", SESSION_KINDS)
+async def test_with_the_lease_the_second_process_never_gets_there(world: World, sessions: SessionKind) -> None:
+    """It would be stopped before the sending as the first one is, and never answer."""
+    plan = world.plan("sqlite", "strict", sessions=sessions, lease_times=LONG_LEASE)
+    async with Fleet() as fleet:
+        stage = await Stage.of(world, fleet, plan, "strict", workers=2)
+        first, second = stage.workers
+        [visitor] = await log_in(first)
+        await stage.expire()
+        await first.arm(BEFORE_SENDING)
+        await second.arm(BEFORE_SENDING)
+        await second.arm(BEFORE_LEASE)
+        waiting = [asyncio.create_task(visitor.ask(first))]
+        await first.reached(BEFORE_SENDING)
+        waiting.append(asyncio.create_task(visitor.ask(second)))
+        await second.reached(BEFORE_LEASE)
+        await second.release(BEFORE_LEASE)
+        await first.release(BEFORE_SENDING)
+        answers = await asyncio.gather(*waiting)
+        assert [answer.status for answer in answers] == [200, 200]
+        assert (await stage.log.refreshes(), await stage.log.reuse()) == (1, 0)
+
+
+async def test_without_the_lease_a_storm_counts_too_many(world: World) -> None:
+    """Its fourth round stops a process that is about to send until another one has sent."""
+    score = await without(world, "lease", replace(SMALL, rounds=4, rotation="none", lease_times=LONG_LEASE))
+    assert score.refreshes > 4
+    assert any("(stopped_before_sending): refreshes=2" in complaint for complaint in score.complaints)
 
 
 async def test_without_looking_again_a_latecomer_sends_what_is_spent(world: World) -> None:
@@ -39,10 +94,7 @@ async def test_without_compare_and_swap_a_logout_is_undone(world: World) -> None
     assert any("the session of a logout lives" in complaint for complaint in score.complaints)
 
 
-@pytest.mark.parametrize("protection", PROTECTIONS["cookie"])
-async def test_cookie_sessions_need_both(world: World, protection: Protection) -> None:
-    """A common lease, and a common place for what waits for the browser."""
-    storming = Wanted(processes=2, calls=12, rounds=5, store="sqlite", sessions="cookie", without=protection)
-    score = await storm(world, storming)
-    assert not score.success
+async def test_without_a_common_place_for_what_waits_for_the_browser_each_process_renews(world: World) -> None:
+    """Every call of a herd brings the old cookie, and both processes get some of them."""
+    score = await without(world, "pending", Wanted(processes=2, calls=12, rounds=2, store="sqlite", sessions="cookie"))
     assert score.reuse > 0

@@ -16,7 +16,7 @@ from tests.rig.fleet import Fleet
 from tests.rig.volley import CallAnswer
 from tests.rig.worker_plan import Protection
 from tests.storm.crashes import LEASE_TIMES
-from tests.storm.stage import STORES, Profile, Stage, StoreName, World, log_in, reuse
+from tests.storm.stage import LONG_LEASE, STORES, Profile, Stage, StoreName, World, log_in, reuse
 from tests.storm.storm import Score, Wanted, storm
 
 SMALL = Wanted(processes=2, calls=20, rounds=3, lease_times=LEASE_TIMES)
@@ -110,7 +110,8 @@ async def stopped_at(
 
     Returns what the successor's caller got, what the holder's got, and how often the provider was asked.
     """
-    plan = world.plan(store, profile, lease_times=LEASE_TIMES, without=without)
+    lease_times = LONG_LEASE if without == "lease" else LEASE_TIMES
+    plan = world.plan(store, profile, lease_times=lease_times, without=without)
     async with Fleet() as fleet:
         stage = await Stage.of(world, fleet, plan, profile, workers=2)
         holder, successor = stage.workers
