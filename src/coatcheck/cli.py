@@ -1,4 +1,4 @@
-"""The command `coatcheck`: run, check, new-key, dev-tls, demo."""
+"""The command `coatcheck`: run, check, migrate, new-key, dev-tls, demo."""
 
 from __future__ import annotations
 
@@ -55,6 +55,10 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("file", nargs="?", type=Path, default=DEFAULT_FILE, help="default: %(default)s")
     check.set_defaults(run=_check)
 
+    migrate = commands.add_parser("migrate", help="bring the tables of the stores in a file to this release's schema")
+    migrate.add_argument("file", nargs="?", type=Path, default=DEFAULT_FILE, help="default: %(default)s")
+    migrate.set_defaults(run=_migrate)
+
     key = commands.add_parser("new-key", help="print a new key that seals sessions; keep it as a secret")
     key.set_defaults(run=_new_key)
 
@@ -89,6 +93,14 @@ def _check(arguments: argparse.Namespace) -> int:
     for line in findings.summary:
         print(line)
     return WRONG if findings.problems else 0
+
+
+def _migrate(arguments: argparse.Namespace) -> int:
+    _need_the_extra("gateway", "granian", "pyreqwest", "starlette")
+    from coatcheck.gateway.migrate import migrate
+
+    migrate(arguments.file, print)
+    return 0
 
 
 def _new_key(arguments: argparse.Namespace) -> int:

@@ -12,12 +12,13 @@ from coatcheck.coordination import Notifier
 from coatcheck.stores import MemoryStore
 from coatcheck.testing import notifiers
 from coatcheck.testing.notifiers import NOTIFIER_CHECKS, NotifierCheck, check_notifier
-from tests.stores.conformance import expect_found_out, memory, run, written
+from tests.stores.conformance import Opener, expect_found_out, memory, run, sqlite, written
 
 
 @pytest.mark.parametrize("check", NOTIFIER_CHECKS, ids=lambda check: check.__name__)
-def test_the_store_keeps_the_rule(check: NotifierCheck, tmp_path: Path) -> None:
-    run(check, memory(tmp_path))
+@pytest.mark.parametrize("opener", [memory, sqlite])
+def test_the_store_keeps_the_rule(opener: Opener, check: NotifierCheck, tmp_path: Path) -> None:
+    run(check, opener(tmp_path))
 
 
 async def test_all_checks_run_in_one_call_and_leave_nobody_subscribed() -> None:

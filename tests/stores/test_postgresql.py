@@ -14,6 +14,7 @@ from coatcheck.coordination import SentMark
 from coatcheck.errors import ConfigurationError, StaleVersion, StoreUnavailable
 from coatcheck.sessions import ReplacePart, Touch
 from coatcheck.stores import PostgreSQLStore
+from coatcheck.stores.postgresql import schema
 from coatcheck.testing.expiring_stores import EXPIRING_STORE_CHECKS, ExpiringStoreCheck
 from coatcheck.testing.lease_stores import LEASE_STORE_CHECKS, LeaseStoreCheck
 from coatcheck.testing.notifiers import NOTIFIER_CHECKS, NotifierCheck
@@ -177,6 +178,62 @@ async def test_commits_are_durable_whatever_the_role_has_as_its_default(
     assert [tuple(setting) for setting in settings] == [(here, "read committed")]
 
 
+async def test_tables_of_the_release_before_are_brought_forward_with_what_is_in_them(
+    postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Today's release is the one before: the next one has one more step."""
+    dsn, key = postgresql.fresh_database(), secrets.token_bytes(32)
+    database = dsn.rpartition("/")[2]
+    async with opened(dsn) as store:
+        assert await store.add(key, b"kept", until=4e9)
+        assert len(await store.migrate()) == 3
+        assert await store.migrate() == []
+    step = "ALTER TABLE coatcheck_values ADD COLUMN IF NOT EXISTS purpose text NOT NULL DEFAULT '';\n"
+    monkeypatch.setitem(schema.STEPS, "values", (*schema.STEPS["values"], step))
+    async with opened(dsn) as store:
+        assert await store.migrate() == ["brought the values from schema 1 to 2"]
+        value = await store.get(key)
+        assert value is not None and value.value == b"kept"
+    assert postgresql.sql("SELECT DISTINCT purpose FROM coatcheck_values", database=database) == ""
+    versions = "SELECT part, version FROM coatcheck_schema ORDER BY part"
+    assert postgresql.sql(versions, database=database) == "leases|1\nsessions|1\nvalues|2"
+    for _ in range(2):  # by hand, on a database that has it all, and on one that has the first version only
+        postgresql.sql(schema.script(), database=database)
+        assert postgresql.sql(versions, database=database) == "leases|1\nsessions|1\nvalues|2"
+        postgresql.sql(
+            "UPDATE coatcheck_schema SET version = 1; ALTER TABLE coatcheck_values DROP purpose", database=database
+        )
+    monkeypatch.undo()
+    async with opened(dsn) as store:
+        assert await store.migrate() == []
+        postgresql.sql("UPDATE coatcheck_schema SET version = 2 WHERE part = 'values'", database=database)
+    async with opened(dsn) as store:
+        with pytest.raises(StoreUnavailable, match=r"newer coatcheck \(schema 2, this one knows 1"):
+            await store.migrate()
+
+
+async def test_a_role_that_may_not_change_older_tables_is_told_what_to_do(
+    postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dsn = postgresql.fresh_database()
+    database = dsn.rpartition("/")[2]
+    async with opened(dsn) as store:
+        await store.load(bytes(32))
+    reader = _reader(postgresql, database)
+    postgresql.sql(
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO reader_{database}", database=database
+    )
+    step = "ALTER TABLE coatcheck_values ADD COLUMN IF NOT EXISTS purpose text;\n"
+    monkeypatch.setitem(schema.STEPS, "values", (*schema.STEPS["values"], step))
+    async with opened(reader) as store:
+        with pytest.raises(
+            StoreUnavailable, match=r"or has older ones, and this role may not create them .*must be owner"
+        ):
+            await store.migrate()
+        postgresql.sql(schema.script(), database=database)
+        assert await store.migrate() == []
+
+
 async def test_a_database_of_a_newer_release_is_refused(postgresql: PostgreSQL) -> None:
     dsn = postgresql.fresh_database()
     async with opened(dsn) as store:
@@ -184,7 +241,7 @@ async def test_a_database_of_a_newer_release_is_refused(postgresql: PostgreSQL) 
     postgresql.sql("UPDATE coatcheck_schema SET version = 9 WHERE part = 'leases'", database=dsn.rpartition("/")[2])
     async with opened(dsn) as store:
         with pytest.raises(
-            StoreUnavailable, match=r"the leases of .* by a newer coatcheck \(schema 9, this one knows 1"
+            StoreUnavailable, match=r"the leases in .* by a newer coatcheck \(schema 9, this one knows 1"
         ):
             await store.load(bytes(32))
 

@@ -14,10 +14,12 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 
+import asyncpg  # type: ignore[import-untyped]
 import pytest
 
 from coatcheck.sessions import ReplacePart
 from coatcheck.stores import PostgreSQLStore
+from coatcheck.stores.postgresql import schema
 from tests.rig.postgresql import PostgreSQL
 from tests.rig.programs import ROOT
 from tests.stores import postgresql_samples
@@ -55,6 +57,26 @@ def test_four_processes_may_use_a_new_database_at_the_same_moment(postgresql: Po
     assert at_once(commands) == [1, 1, 1, 1]
     tables = "SELECT count(*) FROM pg_tables WHERE tablename LIKE 'coatcheck%'"
     assert postgresql.sql(tables, database=dsn.rpartition("/")[2]) == "4"
+
+
+async def test_who_waited_for_others_to_make_the_tables_finds_them(postgresql: PostgreSQL) -> None:
+    """And says so: one of several that migrate at once has done it."""
+    dsn = postgresql.fresh_database()
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    async with opened(dsn) as one, opened(dsn) as other:
+        somebody = await asyncpg.connect(dsn)
+        await somebody.execute("BEGIN")
+        await somebody.execute(schema._LOCK)
+        migrating = []
+        async with asyncio.timeout(30):
+            for store in (one, other):
+                migrating.append(asyncio.create_task(store.migrate()))
+                while await somebody.fetchval(waiting) < len(migrating):
+                    await asyncio.sleep(0.01)
+        await somebody.close()
+        made = [f"made the {part} (schema {len(steps)})" for part, steps in schema.STEPS.items()]
+        assert sorted(await asyncio.gather(*migrating)) == [[], made]
+        assert await one.migrate() == []
 
 
 async def test_many_first_uses_at_once_make_the_tables_once(postgresql: PostgreSQL) -> None:

@@ -191,6 +191,7 @@ READS: list[Use] = [
     lambda store: store.load(KEY),
     lambda store: store.find("abcdefgh", [KEY]),
     lambda store: store.get(KEY),
+    lambda store: store.subscribe("channel").__aenter__(),
 ]
 WRITES: list[Use] = [
     lambda store: store.create(row(bytes(32))),
@@ -206,6 +207,7 @@ WRITES: list[Use] = [
     lambda store: store.add(KEY, b"", until=NOW),
     lambda store: store.replace(KEY, b"", version=1, until=NOW),
     lambda store: store.discard(KEY),
+    lambda store: store.publish("channel", b""),
 ]
 
 

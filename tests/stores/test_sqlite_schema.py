@@ -63,7 +63,7 @@ async def test_a_file_of_version_1_is_brought_forward_with_its_sessions(tmp_path
     assert await store.acquire(KEY, b"holder", seconds=5) is not None
     assert await store.add(KEY, b"value", until=4e9)
     await store.aclose()
-    assert versions(path) == {"sessions": 2, "values": 1, "leases": 1}
+    assert versions(path) == {"sessions": 2, "values": 1, "leases": 1, "messages": 1}
 
 
 async def test_an_old_and_a_new_file_have_the_same_tables_and_indexes(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def _load_together(path: Path, together: threading.Barrier) -> SessionRow | None
     return asyncio.run(load())
 
 
-@pytest.mark.parametrize(("part", "known"), [("sessions", 2), ("leases", 1), ("values", 1)])
+@pytest.mark.parametrize(("part", "known"), [("sessions", 2), ("leases", 1), ("values", 1), ("messages", 1)])
 async def test_a_file_of_a_newer_schema_is_refused_with_both_versions(part: str, known: int, tmp_path: Path) -> None:
     """Every use says so, and nothing in the file is changed: not even the other parts are brought forward."""
     path = tmp_path / "sessions.db"

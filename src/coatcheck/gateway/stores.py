@@ -36,6 +36,12 @@ class GatewayStores:
         if self.coordination is not self.sessions:
             await self.coordination.get(_NOBODY)
 
+    async def aclose(self) -> None:
+        """Close what this event loop holds open."""
+        if self.sessions is not None:
+            await self.sessions.aclose()
+        await self.coordination.aclose()
+
     async def problems(self) -> list[ConfigurationError]:
         """Ask each store as `ask` does, name the settings of those that do not answer, and close all."""
         problems = []

@@ -16,20 +16,21 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from coatcheck.stores import sqlite_leases, sqlite_sessions, sqlite_values
+from coatcheck.stores import sqlite_leases, sqlite_messages, sqlite_sessions, sqlite_values
 from coatcheck.stores.sqlite_database import Schema
 from coatcheck.stores.sqlite_leases import SQLiteLeases
+from coatcheck.stores.sqlite_messages import SQLiteMessages
 from coatcheck.stores.sqlite_sessions import SQLiteSessions
 from coatcheck.stores.sqlite_values import SQLiteValues
 
 
-class SQLiteStore(SQLiteSessions, SQLiteValues, SQLiteLeases):
+class SQLiteStore(SQLiteSessions, SQLiteValues, SQLiteLeases, SQLiteMessages):
     """
     Keeps sessions, leases and values that end in the SQLite file *path*. It and its folder are made if missing.
 
-    It is a `SessionStore`, `SessionIndex`, `LeaseStore` and `ExpiringStore`, and coordinates all processes of one
-    machine. It is no `Notifier`: SQLite wakes nobody, so processes that wait for each other look every few
-    milliseconds. All times, those of leases too, are on *clock*, in seconds since the epoch.
+    It is a `SessionStore`, `SessionIndex`, `LeaseStore`, `ExpiringStore` and `Notifier`, and coordinates all processes
+    of one machine. SQLite wakes nobody: who waits for a lease looks every few milliseconds, and who is subscribed to
+    messages ten times a second. All times, those of leases too, are on *clock*, in seconds since the epoch.
 
     *busy_timeout* is how long a write waits for other processes. What is dead is deleted after a write: at most a
     hundred rows at once, and at most once a minute unless there are more.
@@ -38,8 +39,13 @@ class SQLiteStore(SQLiteSessions, SQLiteValues, SQLiteLeases):
         ConfigurationError: a path that names no file.
     """
 
-    _schemas: ClassVar[tuple[Schema, ...]] = (sqlite_sessions.SCHEMA, sqlite_values.SCHEMA, sqlite_leases.SCHEMA)
+    _schemas: ClassVar[tuple[Schema, ...]] = (
+        sqlite_sessions.SCHEMA,
+        sqlite_values.SCHEMA,
+        sqlite_leases.SCHEMA,
+        sqlite_messages.SCHEMA,
+    )
 
     async def expire(self, now: float, *, limit: int) -> int:
-        """See `SessionIndex.expire`. Leases that nothing is left of go, too."""
+        """See `SessionIndex.expire`. Leases that nothing is left of and messages of long ago go, too."""
         return await self._write(lambda connection: self._delete_dead(connection, now, limit))

@@ -12,7 +12,8 @@ from typing import ClassVar, TypeVar
 from weakref import WeakKeyDictionary
 
 from coatcheck.clock import SYSTEM_CLOCK, Clock
-from coatcheck.errors import ConfigurationError, StoreUnavailable
+from coatcheck.errors import ConfigurationError
+from coatcheck.stores.schema_change import change, refuse_newer
 from coatcheck.stores.sqlite_file import SQLiteFile, Work
 
 T = TypeVar("T")
@@ -29,21 +30,19 @@ class Schema:
     part: str
     steps: tuple[tuple[str, ...], ...]
 
-    def prepare(self, connection: sqlite3.Connection, path: Path) -> None:
-        """Bring the tables of this part to the version that is known here; refuse those of a newer coatcheck."""
+    def prepare(self, connection: sqlite3.Connection, path: Path) -> list[str]:
+        """Bring the tables of this part to the version that is known here, and say so; refuse a newer coatcheck's."""
         select = "SELECT version FROM coatcheck_schema WHERE part = ?"
         found: int = (connection.execute(select, (self.part,)).fetchone() or (0,))[0]
         known = len(self.steps)
-        if found > known:
-            raise StoreUnavailable(
-                f"the {self.part} in the SQLite store {path} were written by a newer coatcheck (schema {found}, this "
-                f"one knows {known}): run that version again, or give another file"
-            )
+        refuse_newer(self.part, found, known, where=f"the SQLite store {path}")
+        if found == known:
+            return []
         for step in self.steps[found:]:
             for statement in step:
                 connection.execute(statement)
-        if found < known:
-            connection.execute("INSERT OR REPLACE INTO coatcheck_schema VALUES (?, ?)", (self.part, known))
+        connection.execute("INSERT OR REPLACE INTO coatcheck_schema VALUES (?, ?)", (self.part, known))
+        return [change(self.part, found, known)]
 
 
 class SQLiteDatabase:
@@ -71,6 +70,13 @@ class SQLiteDatabase:
         self._busy_timeout = busy_timeout.total_seconds()
         self._files: WeakKeyDictionary[asyncio.AbstractEventLoop, SQLiteFile] = WeakKeyDictionary()
         self._clean_at = 0.0
+        self._changes: list[str] = []
+
+    async def migrate(self) -> list[str]:
+        """See `HasSchema.migrate`: opening the file does it. What that has changed is told once."""
+        await self._file().read_much(lambda connection: None)
+        changes, self._changes = self._changes, []
+        return changes
 
     async def aclose(self) -> None:
         """Close what this event loop holds open. The next use opens it again."""
@@ -105,5 +111,4 @@ class SQLiteDatabase:
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.execute(_SCHEMA_VERSIONS)
-        for schema in self._schemas:
-            schema.prepare(connection, self._path)
+        self._changes = [done for schema in self._schemas for done in schema.prepare(connection, self._path)]

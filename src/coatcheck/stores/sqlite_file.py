@@ -137,13 +137,13 @@ class SQLiteFile:
         """Give the writer; open both connections if need be. After a fault of the file the next use opens them anew."""
         with self._writing:
             try:
-                if self._writer is not None and self._identity != _identity(self._path):
+                if self._writer is not None and self._identity != identity(self._path):
                     self._close_writer()
                     with self._reading:
                         self._close_reader()
                 if self._writer is None:
                     self._writer = _open_for_writing(self._path, self._prepare, until)
-                    self._identity = _identity(self._path)
+                    self._identity = identity(self._path)
                 self._reader = self._reader or _open_for_reading(self._path)
                 yield self._writer
             except sqlite3.Error as error:
@@ -237,11 +237,11 @@ def _open_for_reading(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Tell one file from another that has the same name; None when there is none."""
+def identity(path: Path) -> tuple[int, int] | None:
+    """Tell one file from another that has the same name; None when there is none, or none that we may see."""
     try:
         found = path.stat()
-    except FileNotFoundError:
+    except OSError:
         return None
     return found.st_dev, found.st_ino
 

@@ -42,9 +42,9 @@ class SQLiteLeases(SQLiteDatabase):
     """
     A `LeaseStore`. Lease times are on *clock*: there is one machine.
 
-    Other processes cannot be woken here, so who waits for a lease asks again and again. While it is held, asking is one
-    read on the event loop's own connection (7 us, measured): it does not suspend and takes no lock. Every change of a
-    lease is a durable commit (0.3 to 0.4 ms on a local disk).
+    Other processes cannot be woken at once here, so who waits for a lease asks again and again. While it is held,
+    asking is one read on the event loop's own connection (7 us, measured): it does not suspend and takes no lock. Every
+    change of a lease is a durable commit (0.3 to 0.4 ms on a local disk).
     """
 
     async def acquire(self, key: bytes, holder: bytes, *, seconds: float) -> Lease | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
 from coatcheck.clock import SYSTEM_CLOCK, Clock
-from coatcheck.coordination import ExpiringStore, LeaseStore
+from coatcheck.coordination import ExpiringStore, LeaseStore, Notifier
 from coatcheck.errors import ConfigurationError
 from coatcheck.sessions.store import SessionIndex, SessionStore
 from coatcheck.stores.memory import MemoryStore
@@ -47,7 +47,7 @@ _HOSTS = re.compile(rf"{_HOST}(?:,{_HOST})*")
 _DATABASE = re.compile(r"(?:/[A-Za-z0-9._-]*(?:/[0-9]*)?)?")
 
 
-class Store(SessionStore, SessionIndex, LeaseStore, ExpiringStore, Protocol):
+class Store(SessionStore, SessionIndex, LeaseStore, ExpiringStore, Notifier, Protocol):
     """All that a store of this package does."""
 
     async def aclose(self) -> None:

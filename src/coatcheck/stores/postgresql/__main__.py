@@ -2,6 +2,6 @@
 
 import sys
 
-from coatcheck.stores.postgresql.schema import SCHEMA
+from coatcheck.stores.postgresql.schema import script
 
-sys.stdout.write(SCHEMA)
+sys.stdout.write(script())

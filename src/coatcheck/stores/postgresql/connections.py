@@ -47,7 +47,8 @@ finds the primary.
 _IDLE_AT_MOST = 60.0
 """Seconds. Firewalls forget connections that are silent for some minutes, and say nothing."""
 
-_ALIVE = "SELECT 1"
+ALIVE = "SELECT 1"
+"""Shows that the server answers."""
 
 
 class Connection(Protocol):
@@ -205,7 +206,7 @@ class Connections:
 
     async def _if_alive(self, connection: Connection) -> Connection | None:
         try:
-            await self._fetch(connection, _ALIVE, ())
+            await self._fetch(connection, ALIVE, ())
         except ConnectionLost:
             return None
         return connection

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from coatcheck.errors import ConfigurationError, StoreUnavailable
 from coatcheck.stores.postgresql.connections import (
+    ALIVE,
     FAULTS,
     Busy,
     Connection,
@@ -19,7 +20,7 @@ from coatcheck.stores.postgresql.connections import (
     explain,
 )
 from coatcheck.stores.postgresql.listening import Listener
-from coatcheck.stores.postgresql.schema import is_complete, make_tables
+from coatcheck.stores.postgresql.schema import bring_forward, is_complete
 
 _SCHEMA_PATIENCE = 10.0
 """Seconds for making the tables, behind everybody else who is making them."""
@@ -52,6 +53,13 @@ class Database:
         self._patience = patience
         self._statement_cache_size = statement_cache_size
         self._here: dict[asyncio.AbstractEventLoop, _Here] = {}
+        self._changes: list[str] = []
+
+    async def migrate(self) -> list[str]:
+        """See `HasSchema.migrate`: the first connection does it. What that has changed is told once."""
+        await self.ask(ALIVE, repeatable=True)
+        changes, self._changes = self._changes, []
+        return changes
 
     async def ask(self, statement: str, *arguments: object, repeatable: bool = False) -> list[Row]:
         """
@@ -104,7 +112,7 @@ class Database:
             if await is_complete(connection, where=self.where):
                 return
         async with asyncio.timeout(_SCHEMA_PATIENCE):
-            await make_tables(connection, patience=_SCHEMA_PATIENCE, where=self.where)
+            self._changes += await bring_forward(connection, patience=_SCHEMA_PATIENCE, where=self.where)
 
 
 def _where(dsn: str) -> str:

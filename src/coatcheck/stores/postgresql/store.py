@@ -21,9 +21,10 @@ class PostgreSQLStore(SessionsInPostgreSQL, LeasesInPostgreSQL, ValuesInPostgreS
     """
     Everything a store can do, in the PostgreSQL database (12 or newer) that *dsn* names.
 
-    The tables `coatcheck_*` are made on first use in the first schema of the search path. Where the role may not do
-    that, their owner runs what `python -m coatcheck.stores.postgresql` prints. What ended is deleted now and then
-    behind a write, at most a hundred of a kind at once.
+    The tables `coatcheck_*` are made on first use, in the first schema of the search path, and brought to the schema of
+    a later release by its first use. Where the role may not do that, their owner runs what
+    `python -m coatcheck.stores.postgresql` prints. What ended is deleted now and then behind a write, at most a hundred
+    of a kind at once.
 
     *max_connections* is how many each event loop of each process opens at most, as they are needed; one more listens
     for messages, once somebody subscribes. *connect_timeout*, *operation_timeout* (of one statement) and *pool_timeout*
@@ -68,6 +69,10 @@ class PostgreSQLStore(SessionsInPostgreSQL, LeasesInPostgreSQL, ValuesInPostgreS
 
     def __repr__(self) -> str:
         return f"PostgreSQLStore({self._database.where!r})"
+
+    async def migrate(self) -> list[str]:
+        """See `HasSchema.migrate`."""
+        return await self._database.migrate()
 
     async def publish(self, channel: str, message: bytes) -> None:
         """See `Notifier.publish`."""

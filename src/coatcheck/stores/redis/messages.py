@@ -16,11 +16,10 @@ from dataclasses import dataclass, field
 from redis.asyncio.connection import AbstractConnection
 
 from coatcheck.errors import StoreUnavailable
+from coatcheck.stores.mailbox import Mailbox
 from coatcheck.stores.redis.connections import FAULTS, Connections, send
 
 _PREFIX = b"coatcheck:"
-_MOST_UNREAD = 256
-"""Messages that wait for a slow subscriber. Further ones are lost: it has been woken often enough."""
 
 
 def channel_name(channel: str) -> bytes:
@@ -51,30 +50,6 @@ class Subscriptions:
         """Tell every subscriber that the store was closed."""
         if self._line is not None:
             self._line.hang_up(StoreUnavailable("the store was closed"))
-
-
-class Mailbox:
-    """The unread messages of one subscriber, and at last the error that ended it."""
-
-    def __init__(self) -> None:
-        self._unread: asyncio.Queue[bytes | StoreUnavailable] = asyncio.Queue()
-
-    def put(self, message: bytes) -> None:
-        if self._unread.qsize() < _MOST_UNREAD:
-            self._unread.put_nowait(message)
-
-    def end(self, why: StoreUnavailable) -> None:
-        self._unread.put_nowait(why)
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        message = await self._unread.get()
-        if isinstance(message, bytes):
-            return message
-        self._unread.put_nowait(message)  # whoever asks again hears it again
-        raise StoreUnavailable(str(message)) from message
 
 
 @dataclass(slots=True, eq=False)
