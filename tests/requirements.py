@@ -29,6 +29,8 @@ AREAS = {
     "IDT": "ID tokens",
     "JOS": "Signing keys of the provider",
     "RPL": "Logout that starts here",
+    "BCL": "Logout by the provider, behind the browser",
+    "FCL": "Logout by the provider, through the browser",
     "COO": "Cookies",
     "LGN": "The login transaction",
     "CSR": "Cross-site request forgery",

@@ -137,6 +137,13 @@ def test_every_word_of_a_file_arrives(folder: Path) -> None:
     assert not config.development
 
 
+@pytest.mark.spec("BCL-05")
+def test_logout_tokens_without_exp_are_let_in_where_a_client_says_so(folder: Path) -> None:
+    assert load(folder, SMALL).clients["default"].logout_token_without_exp is False
+    excused = SMALL.replace("[client]", "[client]\nlogout_token_without_exp = true")
+    assert load(folder, excused).clients["default"].logout_token_without_exp is True
+
+
 @pytest.mark.spec("PRX-07")
 def test_an_api_asks_for_the_users_token_unless_it_says_otherwise(folder: Path) -> None:
     orders = load(folder, WHOLE).apis[0]

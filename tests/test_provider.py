@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from coatcheck.errors import InvalidIDToken, InvalidMetadata, TransportError, UnknownKey
+from coatcheck.errors import InvalidIDToken, InvalidLogoutToken, InvalidMetadata, TransportError, UnknownKey
 from coatcheck.oauth.client import Client
 from coatcheck.oauth.jwt import sign_jwt
 from coatcheck.oauth.messages import Request, Response
 from coatcheck.provider import AuthorizationServer
 from tests.oauth.issuer import CLIENT_ID, ISSUER, NONCE, NOW, claims, id_token, jwk, private_key
+from tests.oauth.logout_tokens import Mint
 from tests.testing.clocks import HandClock
 
 METADATA_URL = f"{ISSUER}/.well-known/openid-configuration"
@@ -370,6 +371,82 @@ async def test_every_argument_of_the_check_is_passed_on() -> None:
         with pytest.raises(InvalidIDToken):
             await refused
     assert await idp.verify_id_token(id_token(iat=NOW - 3600, nonce=...), nonce=None, at_login=False)
+
+
+def mint(name: str = "first") -> Mint:
+    """Makes logout tokens with the provider's key called *name*."""
+    return Mint(ISSUER, CLIENT_ID, NOW, private_key("RS256", name), name, {"sub": "alice"})
+
+
+def logout_provider() -> Provider:
+    provider = Provider()
+    provider.keys = [jwk("RS256")]
+    return provider
+
+
+@pytest.mark.spec("JOS-09", "JOS-04")
+async def test_a_logout_token_signed_by_a_new_key_is_verified_after_one_refetch() -> None:
+    provider = logout_provider()
+    idp = server(provider)
+    assert (await idp.verify_logout_token(mint().token())).sub == "alice"
+    provider.keys = [jwk("RS256", name="second")]
+    assert (await idp.verify_logout_token(mint("second").token())).sub == "alice"
+    with pytest.raises(InvalidLogoutToken) as refused:
+        await idp.verify_logout_token(mint().token())
+    assert refused.value.reason == "unknown_key"
+    assert provider.count(JWKS_URL) == 2
+
+
+@pytest.mark.spec("JOS-02", "JOS-03", "BCL-22")
+async def test_a_flood_of_logout_tokens_with_invented_key_ids_causes_one_fetch_per_interval() -> None:
+    provider, clock = logout_provider(), HandClock(NOW)
+    idp = server(provider, clock)
+    await idp.verify_logout_token(mint().token())
+    tokens = [mint().token({"kid": f"{n}"}, exp=NOW + 3600) for n in range(500)]
+    for interval in range(3):
+        before = provider.count(JWKS_URL)
+        outcomes = await asyncio.gather(*(idp.verify_logout_token(t) for t in tokens), return_exceptions=True)
+        assert {getattr(outcome, "reason", outcome) for outcome in outcomes} == {"unknown_key"}
+        assert provider.count(JWKS_URL) == before + 1, f"in interval {interval}"
+        clock.forward(30 * SECOND)
+
+
+@pytest.mark.spec("BCL-04", "BCL-22", "JOS-02")
+async def test_a_logout_token_that_is_wrong_in_another_way_causes_no_request_at_all() -> None:
+    provider = logout_provider()
+    idp = server(provider)
+    wrong: list[dict[str, Any]] = [{"iss": "https://evil.example"}, {"aud": "other"}, {"iat": 0}, {"nonce": ""}]
+    for changes in (*wrong, {"events": {}}, {"jti": ""}):
+        for header in ({}, {"kid": "invented"}):
+            with pytest.raises(InvalidLogoutToken):
+                await idp.verify_logout_token(mint().token(header, **changes))
+    assert provider.asked == []
+
+
+@pytest.mark.spec("BCL-04", "BCL-05")
+async def test_a_logout_token_is_checked_by_the_registration() -> None:
+    provider = logout_provider()
+    for registration, token, reason in (
+        ({}, mint().token(exp=...), "exp"),
+        ({"client_id": "other"}, mint().token(), "audience"),
+        ({"id_token_signed_response_alg": ("ES256",)}, mint().token(), "alg"),
+    ):
+        with pytest.raises(InvalidLogoutToken) as refused:
+            await server(provider, **registration).verify_logout_token(token)
+        assert refused.value.reason == reason
+    lenient = server(provider, logout_token_without_exp=True)
+    assert (await lenient.verify_logout_token(mint().token(exp=...))).sub == "alice"
+
+
+@pytest.mark.spec("BCL-03", "MET-08")
+async def test_without_usable_keys_no_logout_token_is_verified() -> None:
+    provider = logout_provider()
+    provider.down = DOWN
+    with pytest.raises(TransportError):
+        await server(provider).verify_logout_token(mint().token())
+    provider.down, provider.keys = None, []
+    with pytest.raises(InvalidLogoutToken):
+        await server(provider).verify_logout_token(mint().token())
 
 
 def test_one_server_serves_several_event_loops() -> None:

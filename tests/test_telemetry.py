@@ -64,6 +64,8 @@ telemetry.lease_wait.record(0.02)
 telemetry.in_doubt.add(1, {"decision": "send_again", "profile": "none"})
 telemetry.verdicts.add(1, {"kind": "transient"})
 telemetry.circuit_changes.add(1, {"state": "open", "reach": "issuer", "issuer": "https://issuer.example"})
+telemetry.logout_tokens.add(1, {"outcome": "refused"})
+telemetry.unchecked_replays.add(1)
 print(json.dumps([made, measured]))
 """
 """Runs in a process of its own: a meter provider is installed once and for all."""
@@ -81,6 +83,8 @@ def test_what_is_measured_reaches_a_meter_provider_that_is_installed_later() -> 
         "coatcheck.renewal.in_doubt": ["counter", "{decision}"],
         "coatcheck.token_verdicts": ["counter", "{verdict}"],
         "coatcheck.circuit": ["counter", "{change}"],
+        "coatcheck.logout_tokens": ["counter", "{token}"],
+        "coatcheck.logout_tokens.unchecked_replays": ["counter", "{failure}"],
     }
     assert measured == [
         ["coatcheck.renewals", 1, {"outcome": "renewed"}],
@@ -94,4 +98,6 @@ def test_what_is_measured_reaches_a_meter_provider_that_is_installed_later() -> 
             1,
             {"state": "open", "reach": "issuer", "issuer": "https://issuer.example"},
         ],
+        ["coatcheck.logout_tokens", 1, {"outcome": "refused"}],
+        ["coatcheck.logout_tokens.unchecked_replays", 1, None],
     ]

@@ -10,6 +10,7 @@ Every error that coatcheck raises, one class per *reaction*.
         InvalidIDToken
           UnknownKey            the key set lacks this `kid`: fetch it once more, then give up
           InsufficientAuthentication  the user is known, but was not authenticated as strongly or recently as asked
+        InvalidLogoutToken      nobody is logged out by it
       OAuthError                the authorization server answered with an `error`
         InvalidGrant            the only code that ends a session
       TransportError            no usable answer from the authorization server; says whether bytes may have left
@@ -89,6 +90,19 @@ class UnknownKey(InvalidIDToken):
 
 class InsufficientAuthentication(InvalidIDToken):
     """The id_token is good, but its `acr` or `auth_time` is not what was asked for (RFC 9470). The step-up failed."""
+
+
+class InvalidLogoutToken(ProtocolError):
+    """
+    A logout token fails a check of OpenID Connect Back-Channel Logout 1.0, section 2.6: it ends no session.
+
+    *reason* is one word for logs and counters: `malformed`, `typ`, `alg`, `issuer`, `audience`, `iat`, `exp`, `nbf`,
+    `events`, `nonce`, `jti`, `sub_sid`, `signature`, `unknown_key` or `replayed`.
+    """
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class OAuthError(CoatcheckError):

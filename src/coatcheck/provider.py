@@ -10,10 +10,11 @@ from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
 from coatcheck.clock import Clock
-from coatcheck.errors import CoatcheckError, InvalidMetadata, UnknownKey
+from coatcheck.errors import CoatcheckError, InvalidLogoutToken, InvalidMetadata, UnknownKey
 from coatcheck.oauth import id_token as id_tokens
 from coatcheck.oauth.client import Client
 from coatcheck.oauth.jwks import KeySet, jwks_request, parse_jwks
+from coatcheck.oauth.logout_token import LogoutToken, read_logout_token
 from coatcheck.oauth.messages import Request
 from coatcheck.oauth.metadata import Metadata, discover
 from coatcheck.single_flight import SingleFlight
@@ -108,10 +109,32 @@ class AuthorizationServer:
                 acr_values=acr_values,
             )
 
-        keys = await self._keys.get()
-        with suppress(UnknownKey):
-            return verify(keys)
-        return verify(await self._keys.newer_than(keys))
+        return await self._by_keys(verify)
+
+    async def verify_logout_token(self, logout_token: str) -> LogoutToken:
+        """
+        Verify a logout token with the server's keys. Nothing is fetched for one that is wrong in any other way.
+
+        A key id that is not in the kept key set may be new, as in `verify_id_token`.
+
+        Raises:
+            InvalidLogoutToken: a check failed; `reason` says which one.
+            TransportError, InvalidMetadata: the keys cannot be had, so nothing was verified.
+
+        OpenID Connect Back-Channel Logout 1.0, section 2.6.
+        """
+        unverified = read_logout_token(
+            logout_token,
+            issuer=self.client.issuer,
+            client_id=self.client.client_id,
+            algorithms=self.client.id_token_signed_response_alg,
+            now=self._clock.time(),
+            require_exp=not self.client.logout_token_without_exp,
+        )
+        try:
+            return await self._by_keys(unverified.verified_by)
+        except UnknownKey as error:
+            raise InvalidLogoutToken(str(error), reason="unknown_key") from None
 
     async def front_channel_status(self, url: str) -> int:
         """
@@ -126,6 +149,13 @@ class AuthorizationServer:
         """Wait for the fetches under way in this event loop."""
         await self._metadata.drain()
         await self._keys.drain()
+
+    async def _by_keys(self, verify: Callable[[KeySet], T]) -> T:
+        """Return what *verify* makes of a token; when its key is unknown, of newer keys, if they may be had by now."""
+        keys = await self._keys.get()
+        with suppress(UnknownKey):
+            return verify(keys)
+        return verify(await self._keys.newer_than(keys))
 
     async def _fetch_metadata(self) -> Metadata:
         return await arun(discover(self.client), self._send)

@@ -59,6 +59,17 @@ circuit_changes = _meter.create_counter(
     "state, reach and issuer",
     unit="{change}",
 )
+logout_tokens = _meter.create_counter(
+    "coatcheck.logout_tokens",
+    description="Logout tokens that arrived, by outcome: accepted, refused (whoever sent it), failed (it was good, or "
+    "nobody could tell, and the sessions live on)",
+    unit="{token}",
+)
+unchecked_replays = _meter.create_counter(
+    "coatcheck.logout_tokens.unchecked_replays",
+    description="Times that nobody could tell, or could write down, whether a logout token had been used before",
+    unit="{failure}",
+)
 
 
 def trace_id() -> str:

@@ -12,14 +12,19 @@ from coatcheck.bff import BFF
 from coatcheck.bff.csrf import Protection
 from coatcheck.bff.forwarder import Body
 from coatcheck.bff.login_options import LoginOptions
-from tests.bff.world import LOCAL, PUBLIC, World, world
+from coatcheck.bff.logout_options import LogoutOptions
+from tests.bff.world import ISSUER, LOCAL, PUBLIC, World, world
 
 HEADER, SID, NO_SESSION = Protection.HEADER, Protection.SID, Protection.NO_SESSION
 LOGIN, TRANSACTION, NAVIGATION = Protection.LOGIN, Protection.TRANSACTION, Protection.NAVIGATION
+LOGOUT_TOKEN, FRONT_CHANNEL = Protection.LOGOUT_TOKEN, Protection.FRONT_CHANNEL
 SAME_ORIGIN = Protection.SAME_ORIGIN
 WITHOUT_HEADER = "a remote API with csrf=False: no other origin gets through"
 
-EVERYTHING: Mapping[str, Any] = {"login": LoginOptions(silent=True, third_party=True, response_mode="form_post")}
+EVERYTHING: Mapping[str, Any] = {
+    "login": LoginOptions(silent=True, third_party=True, response_mode="form_post"),
+    "logout": LogoutOptions(frontchannel=True),
+}
 """Options of `BFF` that are off by default and bring endpoints: all of them are on here."""
 
 
@@ -56,6 +61,8 @@ TABLE: dict[tuple[str, str], Row] = {
     ("GET", "/bff/logged-out"): Row(NO_SESSION, 302, 302, 302, 302, 302),
     ("GET", "/bff/user"): REMOTE,
     ("GET", "/bff/events"): Row(SAME_ORIGIN, 401, 200, 200, 403, 403),
+    ("POST", "/bff/backchannel"): Row(LOGOUT_TOKEN, 400, 400, 400, 400, 400),
+    ("GET", "/bff/frontchannel"): Row(FRONT_CHANNEL, 200, 200, 200, 200, 200),
     ("GET", "/bff/diagnostics"): Row(NAVIGATION, 200, 200, 403, 403, 403),
     # remote APIs, by the names of `remote_apis`
     **{(verb, path): REMOTE for verb in VERBS for path in ("/r/user", "/r/client", "/r/user_or_client")},
@@ -70,7 +77,11 @@ TABLE: dict[tuple[str, str], Row] = {
     ("POST", "/"): Row(NO_SESSION, 200, 200, 200, 200, 200),
 }
 
-PARAMETERS = {"/bff/callback": "code=c0de&state=x"}
+PARAMETERS = {
+    "/bff/callback": "code=c0de&state=x",
+    "/bff/backchannel": "logout_token=x",
+    "/bff/frontchannel": f"iss={ISSUER}&sid=x",
+}
 """What is asked for; in the query, or in a form."""
 
 DEVELOPMENT_ONLY = {("GET", "/bff/diagnostics")}
@@ -79,9 +90,15 @@ BY_OPTION = {
     ("POST", "/bff/callback"),
     ("GET", "/bff/silent-login"),
     ("GET", "/bff/silent-login-callback"),
+    ("GET", "/bff/frontchannel"),
 }
-FRAMED = "/bff/silent-login-callback"
-"""The one answer that a page of our own may frame, and that has a script."""
+FRAMED: Mapping[str, tuple[str | None, str]] = {
+    "/bff/silent-login-callback": ("SAMEORIGIN", "'self'"),
+    "/bff/frontchannel": (None, ISSUER),
+}
+"""The answers that somebody may frame: their `X-Frame-Options`, and their `frame-ancestors`."""
+SCRIPTED = "/bff/silent-login-callback"
+"""The one answer that has a script."""
 
 
 @dataclass(frozen=True)

@@ -86,12 +86,19 @@ class Browser:
     got: asyncio.Queue[bytes] = field(default_factory=asyncio.Queue)
     takes: asyncio.Event = field(default_factory=asyncio.Event)
     """Cleared, the browser takes no more of the answer."""
+    gives: asyncio.Event = field(default_factory=asyncio.Event)
+    """Cleared, the browser gives no more of its body than the first piece; `awaited` says that more is waited for."""
+    awaited: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.takes.set()
+        self.gives.set()
 
     async def receive(self) -> Message:
         taken = self.pieces_taken
+        if taken and not self.gives.is_set():
+            self.awaited.set()
+            await self.gives.wait()
         if taken < max(1, len(self.body)):
             self.pieces_taken += 1
             body = self.body[taken] if self.body else b""

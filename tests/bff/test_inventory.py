@@ -17,13 +17,16 @@ import pytest
 from coatcheck.bff.csrf import Protection
 from tests.bff.inventory import (
     FRAMED,
+    FRONT_CHANNEL,
     HEADER,
     LOGIN,
+    LOGOUT_TOKEN,
     MODES,
     NAVIGATION,
     NO_SESSION,
     PARAMETERS,
     SAME_ORIGIN,
+    SCRIPTED,
     SID,
     TABLE,
     TRANSACTION,
@@ -106,6 +109,8 @@ UNSEEN: dict[Protection | str, tuple[str, ...]] = {
     SAME_ORIGIN: FROM_ELSEWHERE,
     WITHOUT_HEADER: FROM_ELSEWHERE,
     TRANSACTION: tuple(WAYS),
+    LOGOUT_TOKEN: tuple(WAYS),
+    FRONT_CHANNEL: tuple(WAYS),
     NO_SESSION: tuple(WAYS),
     LOGIN: (),
     SID: (),
@@ -181,17 +186,14 @@ def check_headers(answer: httpx2.Response, path: str, *, secure: bool) -> None:
         if path.startswith("/r/"):
             assert got["vary"] == "Cookie"
         return  # the application's own, or the remote API's
-    framed = path == FRAMED and answer.status_code == 200
-    assert {name: got.get(name) for name in PRIVATE} == {
-        **PRIVATE,
-        **({"x-frame-options": "SAMEORIGIN"} if framed else {}),
-    }
+    framed = path in FRAMED and answer.status_code == 200
+    frame_options, ancestors = FRAMED[path] if framed else ("DENY", "'none'")
+    assert {name: got.get(name) for name in PRIVATE} == {**PRIVATE, "x-frame-options": frame_options}
     policy = got["content-security-policy"].split("; ")
-    ancestors = "'self'" if framed else "'none'"
     assert {"default-src 'none'", f"frame-ancestors {ancestors}", "base-uri 'none'", "form-action 'none'"} <= set(
         policy
     )
-    assert "unsafe" not in str(policy) and ("script" in str(policy)) == framed
+    assert "unsafe" not in str(policy) and ("script" in str(policy)) == (framed and path == SCRIPTED)
     if answer.status_code >= 400 and "refresh" not in answer.text:
         assert got["coatcheck-error"]
     shown = kind.startswith("text/html") and "http-equiv" not in answer.text and not framed

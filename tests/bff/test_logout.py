@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from urllib.parse import quote
 
 import httpx2
 import pytest
 
+from coatcheck.audit import AUDIT_LOGGER, user_reference
+from coatcheck.bff.logout import PROVIDER_DEADLINE
+from coatcheck.errors import StoreUnavailable
 from coatcheck.sessions.seal import new_key
 from tests.bff.world import ISSUER, LOCAL, claims, query_of, session_cookie, warnings, world
 from tests.rig.user_agent import UserAgent
@@ -111,6 +115,23 @@ def test_forged_logout_another_site_sends_no_session_cookie() -> None:
         assert browser.fetch("/api/me").status_code == 200
 
 
+@pytest.mark.spec("RPL-01")
+def test_a_refused_logout_stands_in_the_audit_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, AUDIT_LOGGER)
+    with world() as w:
+        browser = w.logged_in()
+        url = logout_url(browser)
+        caplog.clear()
+        browser.navigate(url + "x")
+        browser.fetch("/bff/logout", "POST", csrf=False)
+        browser.navigate(url, headers={"Sec-Purpose": "prefetch"})
+        browser.navigate(url + "&returnUrl=x")
+        by_sid, by_header = [record.__dict__["audit"] for record in caplog.records if record.name == AUDIT_LOGGER]
+        assert (by_sid["event"], by_sid["reason"], by_sid["iss"]) == ("logout_refused", "logout_sid_invalid", ISSUER)
+        assert by_sid["user"] == user_reference(ISSUER, "alice")
+        assert by_header == {"event": "logout_refused", "reason": "csrf_header_missing"}
+
+
 @pytest.mark.parametrize("purpose", ["prefetch", "prefetch;prerender", "prefetch;anonymous-client-ip"])
 def test_a_browser_that_looks_ahead_logs_nobody_out(purpose: str) -> None:
     with world() as w:
@@ -161,6 +182,29 @@ def test_the_way_back_leads_to_the_return_url_once() -> None:
         assert str(page.url) == f"{LOCAL}/goodbye?x=1"
         logged_out = str(browser.history[-2].url)
         assert browser.navigate(logged_out).url.path == "/"  # the state was used
+
+
+@pytest.mark.spec("RPL-05")
+def test_the_way_back_leads_there_once_whichever_process_is_asked() -> None:
+    with world() as w:
+        browser = w.logged_in()
+        assert browser.logout(logout_url(browser) + "&returnUrl=/goodbye").url.path == "/goodbye"
+        logged_out = str(browser.history[-2].url)
+        w.start()
+        assert browser.navigate(logged_out).url.path == "/"
+
+
+@pytest.mark.spec("RPL-05")
+def test_while_nobody_can_say_whether_a_state_was_used_the_way_back_leads_home() -> None:
+    with world() as w:
+        response = leave(w.logged_in(), "&returnUrl=/goodbye")
+        state = query_of(response.headers["location"])["state"]
+
+        async def away(*_: object, **__: object) -> bool:
+            raise StoreUnavailable("the test took it away")
+
+        w.store.add = away  # type: ignore[method-assign]
+        assert w.browser().navigate(f"/bff/logged-out?state={state}").url.path == "/"
 
 
 @pytest.mark.spec("RPL-05", "RTU-09")
@@ -245,6 +289,44 @@ def test_a_provider_that_fails_does_not_keep_anybody_here(fault: str, caplog: py
         assert "revoked" in line and ISSUER in line
 
 
+@pytest.mark.spec("RPL-06")
+def test_a_provider_that_hangs_keeps_nobody_here_for_longer_than_the_deadline(caplog: pytest.LogCaptureFixture) -> None:
+    with world() as w:
+        browser = w.logged_in()
+        url = logout_url(browser)
+        w.in_virtual_time()
+        began = w.clock.time()
+        w.provider.hold("revocation", times=None)
+        assert browser.navigate(url, stop_at=END_SESSION).status_code == 302
+        assert w.clock.time() - began == pytest.approx(PROVIDER_DEADLINE)
+        assert w.sessions() == 0
+        [line] = warnings(caplog)
+        assert "within 5 s" in line and ISSUER in line
+
+
+@pytest.mark.spec("RPL-06")
+@pytest.mark.parametrize("fault", ["hangs", "is away"])
+@pytest.mark.parametrize("return_url", ["", "&returnUrl=/goodbye"])
+def test_a_provider_whose_metadata_cannot_be_had_leaves_a_logout_that_says_so(fault: str, return_url: str) -> None:
+    with world() as w:
+        browser = w.logged_in()
+        url = logout_url(browser)
+        w.start()  # a process that has not fetched them yet
+        w.in_virtual_time()
+        began = w.clock.time()
+        if fault == "hangs":
+            w.provider.hold("metadata", times=None)
+        else:
+            w.provider.drop("metadata", times=None)
+        page = browser.navigate(url + return_url)
+        assert w.clock.time() - began <= PROVIDER_DEADLINE + 0.001
+        assert page.status_code == 200
+        assert "may still be logged in there" in page.text
+        assert f'href="{"/goodbye" if return_url else "/"}"' in page.text
+        assert w.sessions() == 0
+        assert session_cookie(browser) is None
+
+
 def test_a_store_that_fails_is_no_logout() -> None:
     with world() as w:
         browser = w.logged_in()
@@ -255,12 +337,23 @@ def test_a_store_that_fails_is_no_logout() -> None:
         assert session_cookie(browser)
 
 
-def test_a_new_key_in_front_keeps_logout_links_of_fresh_answers_working() -> None:
+@pytest.mark.spec("RPL-01")
+@pytest.mark.parametrize("new_first", [True, False])
+@pytest.mark.parametrize("made_by_the_next", [True, False])
+def test_while_keys_rotate_every_node_takes_the_logout_links_of_all(new_first: bool, made_by_the_next: bool) -> None:
+    """The new key is appended by one deploy and moved to the front by another; during each, two kinds of nodes run."""
     with world() as w:
+        new = new_key()
+        rings = [[*w.keys, new], [new, *w.keys]] if new_first else [w.keys, [*w.keys, new]]
+        if made_by_the_next:
+            rings.reverse()
         browser = w.logged_in()
-        w.options["keys"] = [new_key(), *w.keys]
+        w.options["keys"] = rings[0]
         w.start()
-        browser.logout(logout_url(browser))
+        url = logout_url(browser)
+        w.options["keys"] = rings[1]
+        w.start()
+        assert browser.navigate(url, stop_at=END_SESSION).status_code == 302
         assert w.sessions() == 0
 
 

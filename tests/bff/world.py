@@ -25,6 +25,7 @@ from coatcheck.testing import DEFAULT_CLIENT, AuthorizationServerApp, Registered
 from coatcheck.transport import BACK_CHANNEL_HTTP_CLIENT
 from tests.rig.user_agent import UserAgent
 from tests.testing.clocks import HandClock
+from tests.tokens.virtual_time import VirtualTimeLoop
 
 ISSUER = "http://127.0.0.1:9000"
 LOCAL = "http://localhost:8000"
@@ -36,7 +37,7 @@ class InProcess(httpx2.BaseTransport):
     """Calls ASGI applications by host and port, on an event loop that this transport owns."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.new_event_loop()
         self.apps: dict[str, Any] = {}
         self.server: tuple[str, int] | None = ("127.0.0.1", 8000)
         """The address on which requests seem to arrive."""
@@ -212,6 +213,11 @@ class World:
     def advance(self, seconds: float) -> None:
         """Let time pass, for the application, the provider and the store."""
         self.clock.forward(timedelta(seconds=seconds))
+
+    def in_virtual_time(self) -> None:
+        """From now on no time passes but on the clock: every wait is over as soon as nobody is busy."""
+        self.transport.loop.close()
+        self.transport.loop = VirtualTimeLoop(self.clock)
 
     def close(self) -> None:
         self.transport.loop.run_until_complete(self.bff.aclose())

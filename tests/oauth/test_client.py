@@ -224,6 +224,12 @@ def test_what_to_do_with_an_iss_that_was_not_announced_is_a_setting() -> None:
     assert "'compare' or 'refuse'" in refused("unadvertised_iss", unadvertised_iss="ignore")
 
 
+@pytest.mark.spec("BCL-05")
+def test_logout_tokens_without_exp_are_a_setting() -> None:
+    assert CLIENT.logout_token_without_exp is False
+    assert client(logout_token_without_exp=True).logout_token_without_exp is True
+
+
 def test_algorithms_are_a_list() -> None:
     assert "at least one" in refused("id_token_signed_response_alg", id_token_signed_response_alg=())
     assert "list of strings" in refused("id_token_signed_response_alg", id_token_signed_response_alg="RS256")

@@ -323,6 +323,7 @@ def test_every_word_toml_has_every_word(table: str):
         "ClientWords": [whole["client"], *whole["clients"].values()],
         "PrivateKeyWords": [whole["clients"]["billing"]["private_key"], whole["client"]["client_secret"]],
         "LoginWords": [whole["login"]],
+        "LogoutWords": [whole["logout"]],
         "SessionsWords": [whole["sessions"]],
         "UserWords": [whole["user"]],
         "APIWords": whole["api"],

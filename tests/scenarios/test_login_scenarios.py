@@ -62,8 +62,7 @@ class Shop:
             client or self.client(options.get("path_prefix", "/bff")),
             public_url=self.application.url,
             keys=[new_key()],
-            sessions="memory",
-            **options,
+            **{"sessions": "memory", **options},
         )
 
     @contextmanager

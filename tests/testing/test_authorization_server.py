@@ -18,10 +18,12 @@ from coatcheck.codec import decode_object
 from coatcheck.errors import InvalidIDToken, TransportError
 from coatcheck.oauth.client_assertion import PrivateKeyJWT
 from coatcheck.oauth.jwks import parse_jwks
-from coatcheck.oauth.jws import read_json
+from coatcheck.oauth.jws import parse_jws, read_json
 from coatcheck.oauth.jwt import generate_private_key, verify_jws
 from coatcheck.oauth.messages import Request, Response, form_request
 from coatcheck.testing import AuthorizationServerApp, Behaviour, RegisteredClient, running_authorization_server
+from coatcheck.testing.serving import loopback_socket, serving_in_thread, socket_origin
+from coatcheck.transport import BackChannel
 from tests.testing.clocks import HandClock
 
 ISSUER = "https://idp.example"
@@ -420,3 +422,77 @@ async def test_without_a_port_as_an_asgi_application() -> None:
         assert answer.json()["token_type"] == "Bearer"
         assert (await http_client.get(f"{ISSUER}/nowhere")).status_code == 404
         assert (await http_client.get(f"{ISSUER}/token")).status_code == 405
+
+
+async def test_a_logout_token_says_who_has_left_and_each_client_gets_its_own() -> None:
+    taken: list[tuple[str, str]] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        form = dict(parse_qsl((await receive())["body"].decode()))
+        taken.append((scope["path"], form["logout_token"]))
+        status = 200 if scope["path"] == "/one" else 400
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    clients = [
+        RegisteredClient(client_id="one", client_secret="1", backchannel_logout_uri="https://app.example/one"),
+        RegisteredClient(client_id="two", client_secret="2", backchannel_logout_uri="https://app.example/two"),
+        RegisteredClient(client_id="deaf", client_secret="3"),
+    ]
+    clock = HandClock()
+    server = AuthorizationServerApp(ISSUER, clients=clients, clock=clock)
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=application)) as client:
+        assert await server.log_out(sub="somebody", send=BackChannel(client).send) == {"one": 200, "two": 400}
+    with pytest.raises(ValueError, match="sub"):
+        await server.log_out()
+    assert [path for path, _ in taken] == ["/one", "/two"]
+    one, two = [await claims_of(server, logout_token) for _, logout_token in taken]
+    assert (one["iss"], one["aud"], one["sub"], "sid" in one) == (ISSUER, "one", "somebody", False)
+    assert (one["iat"], one["exp"]) == (int(clock.time()), int(clock.time()) + 120)
+    assert one["events"] == {"http://schemas.openid.net/event/backchannel-logout": {}}
+    assert two["aud"] == "two" and one["jti"] != two["jti"]
+    of_one_session = await claims_of(server, server.logout_token(sid="s1", client_id="one"))
+    assert (of_one_session["sid"], "sub" in of_one_session) == ("s1", False)
+
+
+async def test_whoever_is_logged_out_has_to_log_in_again_and_nobody_else() -> None:
+    server = AuthorizationServerApp(ISSUER)
+
+    async def login(username: str) -> str:
+        return (await click(server, await authorize(server), username=username)).headers["set-cookie"].split(";")[0]
+
+    async def known(cookie: str) -> bool:
+        return "code" in answer_of(await authorize(server, cookie, prompt="none"))
+
+    first, second, other = await login("alice"), await login("alice"), await login("bob")
+    tokens = await redeem(server, answer_of(await authorize(server, first))["code"])
+    sid = (await claims_of(server, tokens["id_token"]))["sid"]
+    assert await server.log_out(sub="bob", sid=sid) == {}
+    assert await known(first), "both have to fit"
+    await server.log_out(sid=sid)
+    assert [await known(cookie) for cookie in (first, second, other)] == [False, True, True]
+    await server.log_out(sub="alice")
+    assert [await known(cookie) for cookie in (first, second, other)] == [False, False, True]
+    assert server.introspect(tokens["access_token"])["active"], "grants stay as they are"
+
+
+async def test_logout_tokens_can_be_tampered_with() -> None:
+    server = AuthorizationServerApp(ISSUER)
+    server.tamper("logout_token", lambda claims: claims | {"nonce": "n"})
+    server.tamper("logout_token_header", lambda header: header | {"typ": "JWT"})
+    logout_token = server.logout_token(sub="somebody")
+    assert (await claims_of(server, logout_token))["nonce"] == "n"
+    assert parse_jws(logout_token).header["typ"] == "JWT"
+
+
+async def test_logout_tokens_travel_over_http_to_whoever_listens() -> None:
+    async def application(request: Request) -> Response:
+        return Response(200 if request.body.startswith(b"logout_token=ey") else 400)
+
+    listener = loopback_socket()
+    uri = socket_origin(listener) + "/bff/backchannel"
+    client = RegisteredClient(client_id="app", client_secret="s", backchannel_logout_uri=uri)
+    with serving_in_thread(application, listener), running_authorization_server(clients=[client]) as server:
+        assert await server.log_out(sub="somebody") == {"app": 200}
+    with pytest.raises(TransportError):
+        await server.log_out(sub="somebody")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -55,11 +56,25 @@ async def test_the_refresh_token_and_the_access_token_are_revoked(give: Give) ->
 
 
 @both_ways
-@pytest.mark.parametrize(("refresh", "access"), [(True, False), (False, True), (False, False)])
-async def test_the_options_say_which(give: Give, refresh: bool, access: bool) -> None:
+@pytest.mark.parametrize(
+    ("refresh", "access", "revoked"),
+    [(True, False, (1, 0)), (False, True, (0, 0)), (False, False, (0, 0))],
+)
+async def test_the_options_say_which(give: Give, refresh: bool, access: bool, revoked: tuple[int, int]) -> None:
+    """A provider may end the grant with an access token, so a refresh token that stays keeps those that it has."""
     scene = Scene(revoke_refresh_token=refresh, revoke_access_token=access)
     await give(scene, await scene.log_in())
-    assert (len(scene.service.revoked), len(scene.service.revoked_access_tokens)) == (refresh, access)
+    assert (len(scene.service.revoked), len(scene.service.revoked_access_tokens)) == revoked
+
+
+@pytest.mark.parametrize("access", [True, False])
+async def test_an_access_token_alone_goes_by_its_own_option(access: bool) -> None:
+    scene = Scene(revoke_refresh_token=False, revoke_access_token=access, store=(store := TableUserTokenStore()))
+    user = await (await scene.log_in()).request()
+    for row, token in store.rows.items():
+        store.rows[row] = replace(token, refresh_token=None)
+    await scene.tokens.revoke(user)
+    assert (len(scene.service.revoked), len(scene.service.revoked_access_tokens)) == (0, access)
 
 
 @both_ways

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from coatcheck.bff.administration import SessionAdministration
 from coatcheck.bff.answers import ASGIApp
 from coatcheck.bff.arrival import Arrival
+from coatcheck.bff.backchannel import BackChannelLogout, serves_backchannel
 from coatcheck.bff.callback import Callback
 from coatcheck.bff.claims import ClaimsEnricher, ShownClaims
 from coatcheck.bff.csrf import Protection
@@ -19,6 +20,7 @@ from coatcheck.bff.event_stream import EventStreams
 from coatcheck.bff.events import BFFEvents
 from coatcheck.bff.forwarder import Forwarder, PyreqwestForwarder
 from coatcheck.bff.frameworks import teach
+from coatcheck.bff.frontchannel import FrontChannelLogout
 from coatcheck.bff.keys import key_ring
 from coatcheck.bff.live import LiveSessions
 from coatcheck.bff.logged_out import LoggedOut
@@ -204,6 +206,16 @@ class BFF:
             "/user": Endpoint(user, {"GET": Protection.HEADER}),
             "/events": Endpoint(EventStreams(settings, live, self._ends_at), {"GET": Protection.SAME_ORIGIN}),
         }
+        if serves_backchannel(settings.logout.backchannel, self._storage):
+            endpoints["/backchannel"] = Endpoint(
+                BackChannelLogout(settings, server, ending, ring, self._storage.coordination),
+                {"POST": Protection.LOGOUT_TOKEN},
+                hides_query=True,
+                reads_form=True,
+            )
+        if settings.logout.frontchannel:
+            front_channel = FrontChannelLogout(settings, ending)
+            endpoints["/frontchannel"] = Endpoint(front_channel, {"GET": Protection.FRONT_CHANNEL}, hides_query=True)
         if settings.login.silent:
             endpoints["/silent-login"] = Endpoint(SilentLogin(settings, start), {"GET": Protection.LOGIN})
             endpoints["/silent-login-callback"] = Endpoint(SilentLoginCallback(), {"GET": Protection.NO_SESSION})

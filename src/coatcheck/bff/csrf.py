@@ -24,6 +24,8 @@ class Protection(Enum):
     LOGIN = "it begins a login and nothing else; the session is looked at, and stays as it is"
     TRANSACTION = "it does nothing without the sealed cookie of a login under way and the `state` that fits"
     SAME_ORIGIN = "only a page of our own gets through, by what the browser says of it (`Sec-Fetch-Site`)"
+    LOGOUT_TOKEN = "it does nothing without a logout token of the authorization server, and sees no cookie"
+    FRONT_CHANNEL = "it ends the session whose `iss` and `sid` it is told, and sees no cookie"
     NO_SESSION = "it never asks who the user is"
 
     @property

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 SCOPE_KEY: Final = "coatcheck"
 """Where the ASGI scope carries the `CurrentRequest`."""
 
+CONFIRM_AFTER = 1.0
+"""
+Seconds for which it is believed that a session lives, once it was looked up. Nearly all calls have gone out by then, so
+that one look-up is all they cost; a slow upload or a slow renewal costs a second one.
+"""
+
 
 class EndsSessions(Protocol):
     """What ends the session of a request: `SessionEnding`."""
@@ -44,11 +50,13 @@ class CurrentRequest:
         "_checked",
         "_claims",
         "_cookies",
+        "_looked_up_at",
         "_parameters",
         "_session",
         "_set_cookies",
         "_trace_id",
         "ending",
+        "form",
         "is_all_form",
         "is_page",
         "may_be_exempt",
@@ -77,6 +85,8 @@ class CurrentRequest:
         self.ending = ending
         self.tokens = tokens
         """Those of the BFF that the request came through. They know a user's token only after a check, too."""
+        self.form: tuple[tuple[str, str], ...] = ()
+        """The fields of the form in the body, where the endpoint reads one."""
         self.is_all_form = False
         """Whether all parameters came in a form."""
         self.is_page = False
@@ -84,6 +94,7 @@ class CurrentRequest:
         self.may_be_exempt = False
         """Whether the endpoint that is asked for brings its own proof: its `Protection` says so, nothing else can."""
         self._checked = False
+        self._looked_up_at = 0.0
         self._claims: csrf.Claims | None = None
         self._cookies: Cookies | None = None
         self._parameters: tuple[tuple[str, str], ...] | None = None
@@ -130,6 +141,7 @@ class CurrentRequest:
 
     def add_form(self, fields: tuple[tuple[str, str], ...]) -> None:
         """Let *fields* of the request body count as parameters, too: one that is in both places is there twice."""
+        self.form = fields
         self.is_all_form = not self.parameters
         self._parameters = (*self.parameters, *fields)
 
@@ -227,12 +239,32 @@ class CurrentRequest:
         if not self._checked:
             raise RuntimeError("the session was asked for before the CSRF check of this request had passed")
         if isinstance(self._session, _Unasked):
+            self._looked_up_at = self.settings.clock.monotonic()
             self._session = await self.sessions.open(self.cookies, now=self.settings.clock.time(), slide=slide)
             if self._session is None and self.cookies.duplicated(self.settings.cookies.session):
                 # Two cookies of our name: somebody planted one. Neither counts, and both go. (A single cookie that
                 # leads nowhere stays: this answer might arrive after that of a login in another tab.)
                 self._set_cookies += self.sessions.expire_cookies(self.cookies)
         return self._session
+
+    async def confirm_session(self) -> None:
+        """
+        Look again whether the session lives, if it was last looked up more than a second ago. Call it right before a
+        token of it leaves this process: somebody may have logged out while a body or a token was waited for.
+
+        Of a session in cookies this process knows only what happened here, as when it was opened.
+
+        Raises:
+            SessionGone: it was ended meanwhile.
+            StoreUnavailable, UnknownSealKey: nobody can say.
+        """
+        handle = self._session
+        if handle is None or isinstance(handle, _Unasked):
+            return
+        now = self.settings.clock.monotonic()
+        if now - self._looked_up_at >= CONFIRM_AFTER:
+            await handle.tokens(reload=not handle.renews_inline)
+            self._looked_up_at = now
 
     @property
     def session_was_asked(self) -> bool:

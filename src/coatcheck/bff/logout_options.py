@@ -20,7 +20,8 @@ class LogoutOptions:
     *frontchannel* adds `/bff/frontchannel` for authorization servers that know only that (OpenID Connect Front-Channel
     Logout 1.0). Whoever knows `iss` and `sid` can end that session by it.
 
-    *revoke_refresh_token* and *revoke_access_token* give the tokens of a session that ends back (RFC 7009).
+    *revoke_refresh_token* and *revoke_access_token* give the tokens of a session that ends back (RFC 7009). A refresh
+    token that stays keeps its access tokens, whatever the second says: providers may end the grant with any of them.
 
     *id_token_hint* False keeps id_tokens out of logout URLs, and so out of histories and logs; then the user may be
     asked whether to log out. *clear_site_data* has a logout clear what the browser keeps, for instance

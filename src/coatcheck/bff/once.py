@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hmac
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from coatcheck.coordination import ExpiringStore
 from coatcheck.errors import CoatcheckError, StoreUnavailable
@@ -57,13 +59,36 @@ class UsedOnceByAll:
         """
         if until <= now:
             return False
-        raw = name.encode("utf-8", "replace")
-        try:
-            for key in self._keys:
-                if not await self._shared.add(hmac.digest(key, raw, "sha256"), b"", until=until):
+        with _saying_that_nobody_knows():
+            for key in self._stored(name):
+                if not await self._shared.add(key, b"", until=until):
                     return False
-        except CoatcheckError:
-            raise
-        except Exception as error:  # a store of the application may raise anything; a check that failed has not passed
-            raise StoreUnavailable(f"the store raised {type(error).__name__}") from error
         return True
+
+    async def was_used(self, name: str) -> bool:
+        """
+        Return whether *name* is remembered, and leave it at that: for what may be used again until it has succeeded.
+
+        Raises:
+            StoreUnavailable: nobody knows.
+        """
+        with _saying_that_nobody_knows():
+            for key in self._stored(name):
+                if await self._shared.get(key) is not None:
+                    return True
+        return False
+
+    def _stored(self, name: str) -> Iterator[bytes]:
+        raw = name.encode("utf-8", "replace")
+        return (hmac.digest(key, raw, "sha256") for key in self._keys)
+
+
+@contextmanager
+def _saying_that_nobody_knows() -> Iterator[None]:
+    """A store of the application may raise anything; a check that failed has not passed."""
+    try:
+        yield
+    except CoatcheckError:
+        raise
+    except Exception as error:
+        raise StoreUnavailable(f"the store raised {type(error).__name__}") from error

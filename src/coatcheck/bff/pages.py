@@ -99,6 +99,18 @@ def framed_page(html: str, *, script: str) -> Answer:
     return Answer(answer.status, headers, answer.body)
 
 
+def empty_page(*, framed_by: str, problem: Problem | None = None) -> Answer:
+    """
+    A page with nothing on it, for a frame in a page of the origin *framed_by*. A *problem* shows in its status.
+
+    `X-Frame-Options` cannot name an origin, so it is left out; browsers that know nothing else are long gone.
+    """
+    status, more = (200, ()) if problem is None else (problem.status, marks(problem))
+    answer = _page(status, "<!doctype html><title>&hellip;</title>", content_security_policy(framed_by=framed_by))
+    headers = (line for line in (*answer.headers, *more) if line[0] != b"x-frame-options")
+    return Answer(answer.status, tuple(headers), answer.body)
+
+
 def _card(title: str, parts: list[str]) -> str:
     return _document(title, "", f"<body><main>{_HANGER}<h1>{escape(title)}</h1>{''.join(parts)}</main></body>")
 

@@ -70,6 +70,9 @@ CODES: Mapping[str, tuple[int, str]] = {
     "login_misconfigured": (503, "Logging in is not possible because of a wrong setting"),
     "login_unavailable": (503, "Logging in is not possible at the moment"),
     "session_too_large": (503, "The session does not fit into cookies"),
+    # a logout that the authorization server asked for
+    "logout_token_refused": (400, "The logout token was not accepted"),
+    "logout_failed": (400, "The logout could not be carried out"),
     # something behind us fails
     "token_unavailable": (503, "No access token can be had at the moment"),
     "store_unavailable": (503, "The session store does not answer"),

@@ -2,7 +2,8 @@
 A remote API: a path of ours whose requests go on to another server, with an access token in place of the cookie.
 
 The order is fixed, and no step begins before the one above has passed: route, CSRF check, session, token, request body,
-remote API. A refused request has touched nothing behind the step that refused it.
+the session once more if that took long, remote API. A refused request has touched nothing behind the step that refused
+it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -37,7 +39,7 @@ from coatcheck.bff.relay import (
     relay,
 )
 from coatcheck.bff.step_up import step_up_path
-from coatcheck.errors import ConfigurationError, StoreUnavailable, UnknownSealKey
+from coatcheck.errors import ConfigurationError, SessionGone, StoreUnavailable, UnknownSealKey
 from coatcheck.oauth.challenge import StepUpChallenge
 from coatcheck.oauth.url import shown
 from coatcheck.tokens.results import AccessTokenResult
@@ -153,6 +155,7 @@ class RemoteAPI:
             forwarder=self._forwarder,
             personal=session is not None,
             set_cookies=current.set_cookies,
+            before_send=partial(self._confirm, current),
             http_version=scope.get("http_version", "1.1"),
         )
 
@@ -218,7 +221,7 @@ class RemoteAPI:
         try:
             session = await current.session()
         except (StoreUnavailable, UnknownSealKey) as error:
-            raise self._credentials.failed(error, "Look after the session store; nobody was logged out.") from None
+            raise self._credentials.failed(error, _SEE_STORE) from None
         if session is not None:
             return session
         if current.cookie_presented:
@@ -227,6 +230,17 @@ class RemoteAPI:
         if self.token is not TokenType.NONE and not self.anonymous:
             raise self._login_required("session_missing", "There is no session cookie.")
         return None
+
+    async def _confirm(self, current: CurrentRequest) -> None:
+        """The cookie stays, as when it leads nowhere from the start: a login may have set a new one meanwhile."""
+        try:
+            await current.confirm_session()
+        except SessionGone:
+            raise self._login_required(
+                "session_expired", "The session was ended while the call was on its way to the remote API."
+            ) from None
+        except (StoreUnavailable, UnknownSealKey) as error:
+            raise self._credentials.failed(error, _SEE_STORE) from None
 
     def _login_required(self, code: str, cause: str) -> CallRefused:
         return CallRefused(
@@ -303,6 +317,9 @@ class RemoteAPI:
     def _log(self, refused: CallRefused, current: CurrentRequest, *, when: str = "") -> None:
         cause = when + refused.cause
         log_problem(refused.problem, cause=cause, remedy=refused.remedy, trace_id=current.trace_id)
+
+
+_SEE_STORE = "Look after the session store; nobody was logged out."
 
 
 def _token_type(token: TokenType | str) -> TokenType:

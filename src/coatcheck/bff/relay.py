@@ -32,6 +32,8 @@ Send = Callable[[Message], Awaitable[None]]
 WATCH_AFTER = 0.25
 """Seconds after which at the latest an exchange is watched for the browser leaving."""
 
+BeforeSend = Callable[[], Awaitable[None]]
+
 BUFFERED_BODY = 65536
 """A request body of at most so many bytes is read before the remote API is called; a longer one is streamed."""
 
@@ -76,6 +78,10 @@ class Outgoing(NamedTuple):
     timeout: timedelta
 
 
+async def ready() -> None:
+    """Have nothing to do before a request leaves."""
+
+
 async def relay(
     outgoing: Outgoing,
     receive: Receive,
@@ -84,12 +90,15 @@ async def relay(
     forwarder: Forwarder,
     personal: bool,
     set_cookies: Callable[[], list[bytes]],
+    before_send: BeforeSend = ready,
     http_version: str = "1.1",
 ) -> None:
     """
     Forward *outgoing* with the body that *receive* brings, and pass the answer on to *send*.
 
-    *personal* is explained at `response_headers`; *set_cookies* is asked when the answer begins.
+    *personal* is explained at `response_headers`; *set_cookies* is asked when the answer begins. *before_send* is
+    awaited when everything is ready, right before the head of the request leaves; if it raises, nothing does. A body
+    that is streamed follows its head.
 
     Raises:
         UpstreamError: no answer came. Nothing has been sent to the browser yet, as with `BodyNotDelivered` and
@@ -106,6 +115,7 @@ async def relay(
             body, length = await exchange.request_body(outgoing)
             if body is not None and length != CHUNKED:
                 outgoing.headers.append(("content-length", str(length)))
+        await before_send()
         patrol.join(exchange)
         response = await forwarder.send(outgoing.method, outgoing.url, outgoing.headers, body, timeout=outgoing.timeout)
         try:

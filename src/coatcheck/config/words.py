@@ -58,6 +58,7 @@ class ClientWords(Words, frozen=True, kw_only=True):
     unadvertised_iss: Literal["compare", "refuse"] = "compare"
     id_token_signed_response_alg: tuple[str, ...] | None = None
     rotation: str | None = None
+    logout_token_without_exp: bool = False
 
 
 class LoginWords(Words, frozen=True, kw_only=True):

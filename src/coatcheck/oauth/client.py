@@ -87,7 +87,8 @@ class Client:
     *client_secret*, or *client_auth* with a `PrivateKeyJWT`, is the proof; *scope* (one text) and *resource* (RFC 8707)
     are what logins ask for. *authorization_params* and *token_params* add what a provider wants beyond the
     specifications, *endpoints* what its metadata lacks or has wrong. The others are for providers with habits of their
-    own: *logout_parameter_names*, *basic_encoding*, *unadvertised_iss*, *id_token_signed_response_alg*.
+    own: *logout_parameter_names*, *basic_encoding*, *unadvertised_iss*, *id_token_signed_response_alg*,
+    *logout_token_without_exp*.
 
     Raises:
         ConfigurationError: names the setting, what is wrong with it and what to do instead.
@@ -137,7 +138,12 @@ class Client:
     to be strict until a refresh has kept its refresh token.
     """
     id_token_signed_response_alg: tuple[str, ...] = ("RS256", "PS256", "ES256", "EdDSA")
-    """Algorithms accepted for id_tokens, whatever a token's header says."""
+    """Algorithms accepted for id_tokens and logout tokens, whatever a token's header says."""
+    logout_token_without_exp: bool = False
+    """
+    Accept logout tokens that do not say when they expire, as earlier drafts of OpenID Connect Back-Channel Logout
+    allowed. Whether `exp` is there or not, they count for five minutes from `iat` on.
+    """
 
     def __post_init__(self) -> None:
         for name in ("authorization_params", "token_params", "endpoints", "logout_parameter_names"):

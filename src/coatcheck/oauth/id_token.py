@@ -13,16 +13,25 @@ from coatcheck.errors import InsufficientAuthentication, InvalidIDToken
 from coatcheck.oauth.jwks import KeySet
 from coatcheck.oauth.jws import JWS, read_json
 from coatcheck.oauth.jwt import verify_jws
+from coatcheck.oauth.token_claims import (
+    CLOCK,
+    LEEWAY,
+    audience,
+    check_audience,
+    check_expiry,
+    check_issued,
+    check_issuer,
+    check_not_before,
+    check_type,
+    date,
+    shown,
+)
 
 IDTokenClaims = dict[str, Any]
 """The claims of a verified ID token, as the authorization server wrote them."""
 
-LEEWAY = timedelta(seconds=60)
-"""How far the clocks of the authorization server and this machine may differ."""
 MAX_AGE_AT_LOGIN = timedelta(minutes=10)
 """An ID token that ends a login was issued a moment ago; an older one is somebody's left-over."""
-LAST_DATE = 253_402_300_800.0
-"""The year 10000: a later NumericDate is no date."""
 
 _TYPES = (None, "jwt", "application/jwt")
 
@@ -92,68 +101,35 @@ def check_refreshed_id_token(new_claims: Mapping[str, Any], original_claims: Map
     for name in ("iss", "sub"):
         if new_claims.get(name) != original_claims.get(name):
             raise InvalidIDToken(f"the refreshed id_token has another {name} than the login (OpenID Connect Core 12.2)")
-    if set(_audience(new_claims)) != set(_audience(original_claims)):
+    if set(audience(new_claims)) != set(audience(original_claims)):
         raise InvalidIDToken("the refreshed id_token has another aud than the login (OpenID Connect Core 12.2)")
     if "nonce" in new_claims and new_claims["nonce"] != original_claims.get("nonce"):
         raise InvalidIDToken("the refreshed id_token has another nonce than the login (OpenID Connect Core 12.2)")
     dated = "auth_time" in new_claims and "auth_time" in original_claims
-    if dated and _date(new_claims, "auth_time") > _date(original_claims, "auth_time"):
+    if dated and date(new_claims, "auth_time") > date(original_claims, "auth_time"):
         raise InvalidIDToken("auth_time of the refreshed id_token moved forward (OpenID Connect Core 12.2)")
 
 
 def _check_kind(jws: JWS, claims: Mapping[str, Any]) -> None:
-    """Refuse other kinds of JWT that the same issuer signs with the same keys (RFC 8725 3.11, 3.12)."""
-    typ = jws.header.get("typ")
-    if (typ.lower() if isinstance(typ, str) else typ) not in _TYPES:
-        raise InvalidIDToken(f"a token of typ {str(typ)[:40]!r} is not an id_token (RFC 8725 3.11)")
+    check_type(jws, _TYPES, kind="id_token")
     if "events" in claims:
         raise InvalidIDToken("a token with `events` is a security event, not an id_token (RFC 8417 2.2)")
 
 
 def _check_parties(claims: Mapping[str, Any], *, issuer: str, client_id: str) -> None:
-    if claims.get("iss") != issuer:
-        raise InvalidIDToken(f"iss is {_shown(claims, 'iss')}, expected exactly {issuer!r}")
+    check_issuer(claims, issuer)
     sub = claims.get("sub")
     if not isinstance(sub, str) or not 0 < len(sub) <= 255:
         raise InvalidIDToken("sub is not a string of 1 to 255 characters (OpenID Connect Core 2)")
-    audience = _audience(claims)
-    if client_id not in audience:
-        raise InvalidIDToken(f"aud is {_shown(claims, 'aud')}, expected {client_id!r}")
-    if set(audience) != {client_id}:
-        raise InvalidIDToken(f"aud names others than {client_id!r}: {_shown(claims, 'aud')}")
-    if claims.get("azp", None if len(audience) > 1 else client_id) != client_id:
-        raise InvalidIDToken(f"azp is {_shown(claims, 'azp')}, expected {client_id!r}")
-
-
-def _audience(claims: Mapping[str, Any]) -> list[str]:
-    aud = claims.get("aud")
-    audience = [aud] if isinstance(aud, str) else aud
-    if not isinstance(audience, list) or not all(isinstance(value, str) for value in audience):
-        raise InvalidIDToken("aud is neither a string nor an array of strings (RFC 7519 4.1.3)")
-    return audience
+    check_audience(claims, client_id)
 
 
 def _check_times(claims: Mapping[str, Any], *, now: float, leeway: float, at_login: bool) -> None:
-    if now >= _date(claims, "exp") + leeway:
-        raise InvalidIDToken(f"the token expired {now - _date(claims, 'exp'):.0f} s ago; {_CLOCK}")
-    issued_at = _date(claims, "iat")
-    if issued_at > now + leeway:
-        raise InvalidIDToken(f"the token was issued {issued_at - now:.0f} s in the future; {_CLOCK}")
+    check_expiry(claims, now=now, leeway=leeway)
+    issued_at = check_issued(claims, now=now, leeway=leeway)
     if at_login and issued_at < now - leeway - MAX_AGE_AT_LOGIN.total_seconds():
-        raise InvalidIDToken(f"the token was issued {now - issued_at:.0f} s ago, too old to end a login; {_CLOCK}")
-    if "nbf" in claims and _date(claims, "nbf") > now + leeway:
-        raise InvalidIDToken(f"the token is not valid before {_date(claims, 'nbf') - now:.0f} s from now; {_CLOCK}")
-
-
-_CLOCK = "compare the clocks of this machine and of the authorization server"
-
-
-def _date(claims: Mapping[str, Any], name: str) -> float:
-    """Read a NumericDate, which JSON booleans are not, although Python takes them for numbers (RFC 7519 2)."""
-    value = claims.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < LAST_DATE:
-        raise InvalidIDToken(f"{name} is missing or not a date in seconds (OpenID Connect Core 2)")
-    return float(value)
+        raise InvalidIDToken(f"the token was issued {now - issued_at:.0f} s ago, too old to end a login; {CLOCK}")
+    check_not_before(claims, now=now, leeway=leeway)
 
 
 def _check_nonce(claims: Mapping[str, Any], expected: str | None, *, required: bool) -> None:
@@ -165,18 +141,18 @@ def _check_nonce(claims: Mapping[str, Any], expected: str | None, *, required: b
 
 
 def _check_auth_time(claims: Mapping[str, Any], *, max_age: float, now: float, leeway: float) -> None:
-    age = now - _date(claims, "auth_time")
+    age = now - date(claims, "auth_time")
     if age > max_age + leeway:
         raise InsufficientAuthentication(f"the user was authenticated {age:.0f} s ago, max_age is {max_age:.0f} s")
     if age < -leeway:
-        raise InvalidIDToken(f"auth_time is {-age:.0f} s in the future; {_CLOCK}")
+        raise InvalidIDToken(f"auth_time is {-age:.0f} s in the future; {CLOCK}")
 
 
 def _check_acr(claims: Mapping[str, Any], acr_values: str) -> None:
     """A server may ignore `acr_values`, which are a wish; whoever rests a decision on them must look (RFC 9470 5)."""
     acr = claims.get("acr")
     if not isinstance(acr, str) or acr not in acr_values.split(" "):
-        raise InsufficientAuthentication(f"acr is {_shown(claims, 'acr')}, asked for was {acr_values!r}")
+        raise InsufficientAuthentication(f"acr is {shown(claims, 'acr')}, asked for was {acr_values!r}")
 
 
 def _check_at_hash(at_hash: object, access_token: str, alg: str) -> None:
@@ -187,7 +163,3 @@ def _check_at_hash(at_hash: object, access_token: str, alg: str) -> None:
     expected = base64url.encode(digest[: len(digest) // 2])
     if not isinstance(at_hash, str) or not hmac.compare_digest(at_hash.encode(), expected.encode()):
         raise InvalidIDToken("at_hash does not fit the access_token (OpenID Connect Core 3.1.3.8)")
-
-
-def _shown(claims: Mapping[str, Any], name: str) -> str:
-    return repr(claims.get(name))[:200]

@@ -80,17 +80,32 @@ def verify_jws(token: str, keys: Keys, *, algorithms: Collection[str]) -> JWS:
     RFC 7515, section 5.2; RFC 8725, sections 3.1 and 3.2.
     """
     jws = parse_jws(token)
+    check_algorithm(jws, algorithms)
+    check_signature(jws, keys)
+    return jws
+
+
+def check_algorithm(jws: JWS, algorithms: Collection[str]) -> None:
+    """Raise InvalidIDToken unless *jws* says that it is signed with one of *algorithms* (RFC 8725 3.1)."""
     if jws.alg not in algorithms or jws.alg not in SIGNATURE_ALGORITHMS:
         raise InvalidIDToken(
             f"the token is signed with alg {jws.alg[:20]!r}, allowed are {', '.join(algorithms)}: "
             "set id_token_signed_response_alg, here or at the authorization server (OpenID Connect Core 3.1.3.7)"
         )
+
+
+def check_signature(jws: JWS, keys: Keys) -> None:
+    """
+    Check the signature of a token whose algorithm was found to be allowed: the second half of `verify_jws`.
+
+    Raises:
+        InvalidIDToken, UnknownKey: as there.
+    """
     if not any(key.verifies(jws) for key in keys.select(jws)):
         if jws.kid is None:
             # Where keys have no names, a rotation looks like a wrong signature: let the caller fetch the set once more.
             raise UnknownKey(None)
         raise InvalidIDToken("the token's signature is wrong (OpenID Connect Core 3.1.3.7)")
-    return jws
 
 
 def sign_jwt(header: Mapping[str, Any], claims: Mapping[str, Any], private_pem: str) -> str:

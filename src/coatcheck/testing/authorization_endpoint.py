@@ -113,6 +113,14 @@ class AuthorizationEndpoint:
         state = {"state": parameters["state"]} if "state" in parameters else {}
         return _redirect(target, state, headers)
 
+    def forget(self, *, sub: str | None, sid: str | None) -> None:
+        """Log out whoever is *sub*, or the one browser whose session is *sid*; with both, both have to fit."""
+        self._logged_in = {
+            cookie: known
+            for cookie, known in self._logged_in.items()
+            if sub not in (None, known.sub) or sid not in (None, known.sid)
+        }
+
     def _recognised(self, request: Request, wanted: AuthorizationRequest, *, now: float) -> LoggedIn | None:
         known = self._logged_in.get(_cookie(request))
         if known is None or wanted.prompt & {"login", "select_account"}:

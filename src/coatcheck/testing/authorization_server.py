@@ -35,12 +35,14 @@ from coatcheck.testing.answers import (
     response_to_asgi,
 )
 from coatcheck.testing.authorization_endpoint import RESPONSE_MODES, AuthorizationEndpoint
+from coatcheck.testing.backchannel_logout import BackChannelLogouts
 from coatcheck.testing.registered_clients import RegisteredClient, RegisteredClients, claimed_client_id
 from coatcheck.testing.scripting import Behaviour, Endpoint, LoggedRequest, Script
 from coatcheck.testing.serving import loopback_socket, serving_in_thread, socket_origin
 from coatcheck.testing.signing import SigningKeys
 from coatcheck.testing.token_endpoint import GRANT_TYPES, TokenEndpoint
 from coatcheck.testing.token_issuer import Grant, TokenIssuer, introspection_of, s256
+from coatcheck.transport import Send as SendRequest
 
 DEFAULT_CLIENT = RegisteredClient(client_id="app", client_secret="app-secret")
 """Registered when nothing else is: any redirect URI, basic or post."""
@@ -84,6 +86,7 @@ class AuthorizationServerApp(Script):
         self._tokens = TokenIssuer(self.behaviour)
         self._token_endpoint = TokenEndpoint(issuer, self._tokens, self.keys, self)
         self._front_channel = AuthorizationEndpoint(issuer, self.clients, self._tokens, self)
+        self._logouts = BackChannelLogouts(issuer, self.clients, self.keys, self)
 
     def client(self, **changes: Any) -> Client:
         """The default registration from the other side, as the application under test writes it."""
@@ -108,6 +111,38 @@ class AuthorizationServerApp(Script):
     def end_all_grants(self) -> None:
         """Revoke every consent, as an administrator would: the next refresh is answered with `invalid_grant`."""
         self._tokens.end_all_grants()
+
+    def logout_token(
+        self, *, sub: str | None = None, sid: str | None = None, client_id: str = DEFAULT_CLIENT.client_id
+    ) -> str:
+        """
+        A logout token for *client_id*, as `log_out` sends it: that *sub* has left, or that the session *sid* ended.
+
+        An application that has no port gets it by a test client: POST it to `/bff/backchannel` as the form field
+        `logout_token`.
+        """
+        return self._logouts.logout_token(client_id, sub=sub, sid=sid, now=self._clock.time())
+
+    async def log_out(
+        self, *, sub: str | None = None, sid: str | None = None, send: SendRequest | None = None
+    ) -> dict[str, int]:
+        """
+        Log *sub* out here, or the one browser whose session is *sid*, and tell each client that is registered with a
+        `backchannel_logout_uri`. Grants stay as they are.
+
+        Returns what status each client answered with, by its id. *send*, a function from request to response, takes
+        the place of HTTP.
+
+        Raises:
+            TransportError: a client does not answer.
+            ValueError: neither *sub* nor *sid* is given.
+
+        OpenID Connect Back-Channel Logout 1.0, section 2.5.
+        """
+        if sub is None and sid is None:
+            raise ValueError("say who is logged out: give sub, sid, or both")
+        self._front_channel.forget(sub=sub, sid=sid)
+        return await self._logouts.tell(sub=sub, sid=sid, send=send, now=self._clock.time())
 
     async def send(self, request: Request) -> Response:
         """
@@ -214,6 +249,8 @@ class AuthorizationServerApp(Script):
             "introspection_endpoint": f"{self.issuer}/introspect",
             "revocation_endpoint": f"{self.issuer}/revoke",
             "end_session_endpoint": f"{self.issuer}/logout",
+            "backchannel_logout_supported": True,
+            "backchannel_logout_session_supported": True,
             "response_types_supported": ["code"],
             "response_modes_supported": RESPONSE_MODES,
             "grant_types_supported": GRANT_TYPES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import unquote_plus
 
@@ -25,6 +25,7 @@ class RegisteredClient:
     neither not at all.
 
     `redirect_uris` are compared byte for byte; None accepts any, for tests that choose their port late.
+    `backchannel_logout_uri` is told when users leave by `AuthorizationServerApp.log_out`.
     """
 
     client_id: str
@@ -32,6 +33,7 @@ class RegisteredClient:
     keys: KeySet | None = None
     redirect_uris: tuple[str, ...] | None = None
     post_logout_redirect_uris: tuple[str, ...] | None = None
+    backchannel_logout_uri: str | None = None
 
     @classmethod
     def with_private_key(
@@ -52,6 +54,9 @@ class RegisteredClients:
 
     def __getitem__(self, client_id: str) -> RegisteredClient | None:
         return self._clients.get(client_id)
+
+    def __iter__(self) -> Iterator[RegisteredClient]:
+        return iter(self._clients.values())
 
     def add(self, client: RegisteredClient) -> None:
         """Register one more client, or change one."""

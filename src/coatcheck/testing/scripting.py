@@ -30,10 +30,12 @@ Tampered = Literal[
     "authorization_response",
     "id_token_header",
     "id_token",
+    "logout_token_header",
+    "logout_token",
     "token",
     "userinfo",
 ]
-"""What can be changed on its way out; `id_token` is its claims, before they are signed."""
+"""What can be changed on its way out; `id_token` and `logout_token` are claims, before they are signed."""
 
 Change = Callable[[dict[str, Any]], dict[str, Any]]
 """Given the members that would be sent, returns those to send instead."""

@@ -77,9 +77,9 @@ class Tokens:
     only.
 
     *waiter_deadline* is how long one caller waits for a renewal at most. With *background* False nothing is renewed
-    after its caller has left. *revoke_refresh_token* and *revoke_access_token* are what a logout gives back; some
-    authorization servers end the whole grant with either. Use one object per application and event loop, and close it:
-    `async with Tokens(...)`, or `aclose()`. The others are for tests.
+    after its caller has left. *revoke_refresh_token* and *revoke_access_token* are what a logout gives back; the access
+    tokens of a refresh token that stays do, too. Use one object per application and event loop, and close it: `async
+    with Tokens(...)`, or `aclose()`. The others are for tests.
 
     Raises:
         ConfigurationError: no registration, coordination without keys, or an object that cannot coordinate.

@@ -35,9 +35,10 @@ class Revocation:
     Gives back what the users of sessions that end have of the registrations behind *endpoints*, and has a *store* of
     the application's own forget it.
 
-    *refresh_token* and *access_token* say which kinds. Of access tokens it is every one that still works, not the
-    newest only: an authorization server that ends them together with the grant has to end all of them, and for one
-    that does not this is the same. One that cannot revoke access tokens says so once, and this process asks it no more.
+    *refresh_token* and *access_token* say which kinds; but a refresh token that is to stay keeps its access tokens,
+    because some authorization servers end the whole grant with any of them (RFC 7009 2.1). Access tokens are all that
+    still work, not the newest only: one for another API would work there for as long as ever. An authorization server
+    that cannot revoke them says so once, and this process asks it no more.
     """
 
     def __init__(
@@ -96,7 +97,8 @@ class Revocation:
 
     async def _access_tokens(self, user: User, endpoint: TokenEndpoint, token: UserToken) -> list[str]:
         """Return every access token of the grant that still works. Other stores than ours show one."""
-        if not self._access_token or endpoint.name in self._unsupported:
+        stays = bool(token.refresh_token) and not self._refresh_token
+        if stays or not self._access_token or endpoint.name in self._unsupported:
             return []
         all_tokens = [token]
         if isinstance(self._store, (SessionUserTokenStore, SharedUserTokenStore)):
