@@ -31,6 +31,7 @@ AREAS = {
     "RPL": "Logout that starts here",
     "BCL": "Logout by the provider, behind the browser",
     "FCL": "Logout by the provider, through the browser",
+    "SMG": "Session management",
     "COO": "Cookies",
     "LGN": "The login transaction",
     "CSR": "Cross-site request forgery",

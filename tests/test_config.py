@@ -545,7 +545,7 @@ WRONG: dict[str, tuple[str, str, str]] = {
 }
 
 
-@pytest.mark.spec("OAU-19", "MET-02", "PRX-23")
+@pytest.mark.spec("STO-13", "OAU-19", "MET-02", "PRX-23")
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_wrong_is_said_in_one_line_that_names_the_setting(folder: Path, name: str) -> None:
     text, path, remedy = WRONG[name]
@@ -561,7 +561,7 @@ def test_what_is_wrong_is_said_in_one_line_that_names_the_setting(folder: Path, 
     assert KEY not in problem
 
 
-@pytest.mark.spec("LOG-02")
+@pytest.mark.spec("LOG-05", "LOG-02")
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
 import sys
 
+import pytest
 from opentelemetry import trace
 
 from coatcheck import telemetry
 from coatcheck.telemetry import token_requests, trace_id
+from tests.house import module_files, parse
 
 
 def test_without_a_span_a_trace_id_is_random() -> None:
@@ -101,3 +104,21 @@ def test_what_is_measured_reaches_a_meter_provider_that_is_installed_later() -> 
         ["coatcheck.logout_tokens", 1, {"outcome": "refused"}],
         ["coatcheck.logout_tokens.unchecked_replays", 1, None],
     ]
+
+
+ATTRIBUTES = {"grant", "outcome", "decision", "profile", "kind", "state", "reach", "issuer"}
+"""What measurements are told apart by. Each has few values: words of ours, and the issuers of the configuration."""
+
+
+@pytest.mark.spec("LOG-06")
+def test_nothing_that_grows_with_users_or_requests_tells_measurements_apart() -> None:
+    instruments = {name for name, value in vars(telemetry).items() if hasattr(value, "add") or hasattr(value, "record")}
+    found = set()
+    for module in module_files():
+        for node in ast.walk(parse(module)):
+            match node:
+                case ast.Call(func=ast.Attribute(attr="add" | "record"), args=[_, ast.Dict(keys=keys)]):
+                    assert all(isinstance(key, ast.Constant) for key in keys)
+                    found |= {key.value for key in keys if isinstance(key, ast.Constant)}
+    assert found == ATTRIBUTES
+    assert instruments

@@ -140,6 +140,7 @@ def test_the_peers_address_decides_nothing() -> None:
         assert w.browser().fetch("/").status_code == 403
 
 
+@pytest.mark.spec("LOG-08")
 def test_diagnostics_show_how_it_is_set_up_but_no_token() -> None:
     with world() as w:
         browser = w.logged_in()
@@ -155,6 +156,7 @@ def test_diagnostics_show_how_it_is_set_up_but_no_token() -> None:
         assert browser.navigate("/bff/diagnostics").json()["session"] is None
 
 
+@pytest.mark.spec("LOG-08")
 def test_diagnostics_are_not_for_other_sites() -> None:
     with world() as w:
         browser = w.logged_in()
@@ -162,6 +164,7 @@ def test_diagnostics_are_not_for_other_sites() -> None:
         assert browser.fetch("/bff/diagnostics", csrf=False).status_code == 403
 
 
+@pytest.mark.spec("LOG-08")
 def test_diagnostics_do_not_exist_elsewhere() -> None:
     with world(public_url=PUBLIC) as w:
         assert w.logged_in().navigate("/bff/diagnostics").status_code == 404

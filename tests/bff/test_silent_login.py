@@ -104,7 +104,7 @@ def test_another_sites_frame_begins_nothing(w: World, headers: dict[str, str]) -
     assert (response.status_code, response.headers["coatcheck-error"]) == (400, "navigation_required")
 
 
-@pytest.mark.spec("HDR-02", "HDR-03")
+@pytest.mark.spec("SMG-02", "HDR-02", "HDR-03")
 def test_the_message_has_one_script_and_pages_of_ours_alone_may_frame_it(w: World) -> None:
     page = ask(w.browser())
     (script,) = re.findall("<script>(.*?)</script>", page.text)
@@ -143,7 +143,7 @@ def test_it_is_off_by_default(path: str) -> None:
         assert w.provider.log == []
 
 
-@pytest.mark.spec("OAU-35", "LGN-06")
+@pytest.mark.spec("SMG-02", "OAU-35", "LGN-06")
 def test_a_silent_login_does_not_change_the_user_of_a_live_session(w: World) -> None:
     """Somebody else has logged in at the provider meanwhile: the page still shows the first user's."""
     browser = w.logged_in("alice")

@@ -100,6 +100,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixt
         yield caplog
 
 
+@pytest.mark.spec("STO-13")
 @pytest.mark.parametrize(
     ("sessions", "coordination", "code"),
     [

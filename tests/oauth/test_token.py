@@ -353,7 +353,7 @@ def test_retry_after_beside_an_oauth_error_is_kept() -> None:
     assert error.retry_after == timedelta(seconds=5)
 
 
-@pytest.mark.spec("OAU-32")
+@pytest.mark.spec("LOG-05", "OAU-32")
 @pytest.mark.parametrize(
     "secret",
     [
@@ -371,6 +371,7 @@ def test_token_echo_in_an_error_description_is_blanked(secret: str) -> None:
     assert error.error_description == "Invalid refresh token: [...] !"
 
 
+@pytest.mark.spec("LOG-05")
 def test_error_descriptions_fit_one_log_line_and_keep_what_helps() -> None:
     text = "AADSTS700082: expired.\r\nTrace ID: 11111111-aaaa-bbbb-cccc-222222222222\r\nZeitüberschreitung"
     error = failure(answer({"error": "invalid_grant", "error_description": text}, 400))

@@ -136,7 +136,7 @@ async def test_logging_out_deletes_every_chunk_with_all_attributes() -> None:
 # Lifetimes
 
 
-@pytest.mark.spec("SES-03")
+@pytest.mark.spec("STO-10", "SES-03")
 async def test_an_old_cookie_that_was_kept_is_worthless_after_the_absolute_end() -> None:
     """However often it slid: the end stands inside the seal, and a renewal does not move it."""
     browser, now = Browser(), NOW

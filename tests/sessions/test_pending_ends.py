@@ -69,7 +69,7 @@ async def test_a_logout_overtaken_by_a_renewal_wins_all_the_same() -> None:
     assert await nodes.open(nodes.process(), browser) is None
 
 
-@pytest.mark.spec("REF-23")
+@pytest.mark.spec("STO-10", "REF-23")
 async def test_a_reload_sees_that_the_session_was_ended_elsewhere() -> None:
     nodes = Nodes()
     browser = await nodes.log_in()

@@ -31,7 +31,7 @@ def test_the_kind_of_a_store(url: str) -> None:
     assert StoreURL.parse(url).kind == KINDS[url]
 
 
-@pytest.mark.spec("LOG-02")
+@pytest.mark.spec("LOG-05", "LOG-02")
 @pytest.mark.parametrize(
     ("url", "shown", "holds_password"),
     [
@@ -55,7 +55,7 @@ def test_as_text_a_url_has_no_credentials(url: str, shown: str, holds_password: 
     assert "hunter2" not in repr(place)
 
 
-@pytest.mark.spec("LOG-02")
+@pytest.mark.spec("LOG-05", "LOG-02")
 @pytest.mark.parametrize(
     "url",
     [

@@ -260,6 +260,20 @@ class BFF:
         """What has to be registered there for the way back from a logout."""
         return self._settings.logged_out_uri
 
+    @property
+    def backchannel_logout_uri(self) -> str | None:
+        """What can be registered there, so that it ends sessions here by itself; None where that is not served."""
+        return self._address_of("/backchannel")
+
+    @property
+    def frontchannel_logout_uri(self) -> str | None:
+        """The same for authorization servers that know only that (`LogoutOptions.frontchannel`)."""
+        return self._address_of("/frontchannel")
+
+    def _address_of(self, endpoint: str) -> str | None:
+        path = self._settings.endpoints + endpoint
+        return self._settings.public_url.absolute(path) if path in self._desk.endpoints else None
+
     def remote_api(
         self,
         path: str,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from coatcheck.bff.app import BFF
 from coatcheck.clock import SYSTEM_CLOCK
 from coatcheck.config import APIWords, ConfigurationProblems, GatewayConfig, load_config
 from coatcheck.config.values import StorePlace
@@ -46,12 +47,18 @@ def check(file: Path) -> Findings:
         *filter(None, [missing_tls(config)]),
         f"register at {config.clients['default'].issuer}: redirect URI {bff.redirect_uri}",
         f"register there, too: post-logout redirect URI {bff.post_logout_redirect_uri}",
+        *_logouts(bff),
         *(f"{api.path} -> {api.url} ({_credential(api)})" for api in config.apis),
         f"sessions: {_sessions(config)}, {_plural(len(config.keys or ('',)), 'key')} in the ring, the first one seals",
         f"renewals: {_coordination(config)}, {_rotations(config)}",
         *_impostors(config),
     )
     return Findings(problems, () if problems else summary)
+
+
+def _logouts(bff: BFF) -> list[str]:
+    uris = {"back-channel": bff.backchannel_logout_uri, "front-channel": bff.frontchannel_logout_uri}
+    return [f"and, so that it can log users out: {kind} logout URI {uri}" for kind, uri in uris.items() if uri]
 
 
 def _credential(api: APIWords) -> str:
