@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from coatcheck.audit import AUDIT_LOGGER, session_reference, user_reference
+from coatcheck.bff.backchannel import serves_backchannel
+from coatcheck.bff.logout_options import LogoutOptions
 from coatcheck.coordination import ExpiringValue
 from coatcheck.errors import ConfigurationError, StoreUnavailable
 from coatcheck.sessions import SessionFilter
@@ -253,6 +255,32 @@ def test_when_nobody_can_say_whether_the_user_was_logged_out_no_session_begins()
 
 
 # Where it cannot be done
+
+
+class WithoutIndex:
+    """The four methods of a `SessionStore`, and no more."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.create, self.load, self.update, self.delete = store.create, store.load, store.update, store.delete
+
+
+def test_a_store_without_an_index_is_no_silent_success() -> None:
+    with world(sessions=WithoutIndex(MemoryStore())) as w:
+        assert alive(w.logged_in())
+        for work in (w.bff.sessions.list, w.bff.sessions.revoke):
+            with pytest.raises(ConfigurationError, match="SessionIndex"):
+                run(w, work(sub="alice"))
+        assert w.bff.backchannel_logout_uri is None
+    with pytest.raises(ConfigurationError, match=r"logout\.backchannel"):
+        serves_backchannel(True, w.bff._storage)
+
+
+def test_what_is_to_be_registered() -> None:
+    with world(logout=LogoutOptions(frontchannel=True)) as w:
+        assert w.bff.backchannel_logout_uri == "http://localhost:8000/bff/backchannel"
+        assert w.bff.frontchannel_logout_uri == "http://localhost:8000/bff/frontchannel"
+    with world(logout=LogoutOptions(backchannel=False)) as w:
+        assert (w.bff.backchannel_logout_uri, w.bff.frontchannel_logout_uri) == (None, None)
 
 
 def test_the_reference_of_a_session_cannot_be_used_in_its_place() -> None:

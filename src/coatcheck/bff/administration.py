@@ -73,6 +73,7 @@ class SessionAdministration:
         Raises:
             ValueError: neither *sub* nor *sid* is given.
             StoreUnavailable, UnknownSealKey: some of them may live on. Call it again.
+            ConfigurationError: the store has no index.
         """
         return await self._ending.end_about(self._who(sub, sid, iss), reason="revoked")
 

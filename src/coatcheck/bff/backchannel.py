@@ -27,7 +27,6 @@ from coatcheck.coordination import ExpiringStore
 from coatcheck.errors import CoatcheckError, ConfigurationError, InvalidLogoutToken, StoreUnavailable
 from coatcheck.oauth.logout_token import LogoutToken
 from coatcheck.provider import AuthorizationServer
-from coatcheck.sessions.cookie_sessions import CookieSessions
 from coatcheck.sessions.seal import KeyRing
 from coatcheck.sessions.session import SessionFilter
 
@@ -39,8 +38,7 @@ def serves_backchannel(wanted: bool | None, storage: Storage) -> bool:
     Raises:
         ConfigurationError: it is wanted, but sessions would live on, or nodes would not hear that they have ended.
     """
-    findable = storage.searchable is not None or isinstance(storage.sessions, CookieSessions)
-    works = findable and storage.sees_every_process
+    works = (storage.searchable is not None or storage.asks_tombstones) and storage.sees_every_process
     if wanted and not works:
         raise ConfigurationError(
             "nobody could tell all processes which sessions have ended: keep sessions in a store with an index, or in "

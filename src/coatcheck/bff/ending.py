@@ -20,7 +20,7 @@ from coatcheck.bff.live import LiveSessions
 from coatcheck.bff.problems import logger
 from coatcheck.bff.storage import Storage
 from coatcheck.clock import Clock
-from coatcheck.errors import CoatcheckError
+from coatcheck.errors import CoatcheckError, ConfigurationError
 from coatcheck.sessions.session import EndReason, Session, SessionFilter
 from coatcheck.sessions.sessions import SessionHandle
 from coatcheck.sessions.tombstones import Until
@@ -68,7 +68,14 @@ class SessionEnding:
 
         Raises:
             StoreUnavailable, UnknownSealKey: some of them may live on. To repeat it does no harm.
+            ConfigurationError: sessions cannot be ended by whom they are about: the store has no index.
         """
+        if self._storage.searchable is None and not self._storage.asks_tombstones:
+            raise ConfigurationError(
+                "sessions cannot be ended by whom they are about: their store lacks find, revoke and expire of "
+                "SessionIndex, or they are of a kind of your own that lacks find_all",
+                path="sessions",
+            )
         now = self._clock.time()
         about = Until(created=now) if issued_until is None else Until(issued=issued_until)
         await self._storage.tombstones.put(who, about, until=now + self._storage.tombstones_last)

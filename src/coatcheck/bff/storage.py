@@ -55,9 +55,14 @@ class Storage:
         return (*names, *(name for who in filters_of(session) for name in self.tombstones.names(who)))
 
     @property
+    def asks_tombstones(self) -> bool:
+        """Whether the sessions cannot be found, but find out by themselves that they were ended."""
+        return isinstance(self.sessions, CookieSessions)
+
+    @property
     def notifier(self) -> Notifier | None:
         """What tells other processes at once that a session has ended; None if they have to look by themselves."""
-        return self.coordination if _can_notify(self.coordination) else None
+        return next(filter(_can_notify, (self.coordination, self.store)), None)
 
     @property
     def sees_every_process(self) -> bool:
