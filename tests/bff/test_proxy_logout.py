@@ -128,28 +128,43 @@ async def test_a_slow_call_without_a_session_has_nothing_to_confirm() -> None:
 
 
 @pytest.mark.spec("RPL-09")
-@pytest.mark.parametrize("ends", [True, False])
-async def test_of_a_session_in_cookies_this_process_knows_what_happened_here(ends: bool) -> None:
-    """And asks no store: with a token that works nobody notices that the coordination store is away."""
+@pytest.mark.parametrize(
+    ("ended", "away", "gone"),
+    [
+        ("", False, False),
+        ("here", False, True),
+        ("elsewhere", False, True),
+        ("here", True, True),
+        ("elsewhere", True, False),
+        ("", True, False),
+    ],
+)
+async def test_a_session_in_cookies_is_confirmed_by_what_is_known_here_and_where_it_is_coordinated(
+    ended: str, away: bool, gone: bool
+) -> None:
+    """While nobody can be asked it goes on, as everywhere: a short outage is noticed by nobody."""
     async with route("http://127.0.0.1:1") as rig:
         clock, store = rig.clock, CountingStore(rig.clock)
-        sessions = CookieSessions(KeyRing([new_key()]), rig.settings.cookies, clock=clock, coordination=store)
-        login = await sessions.create(claims={}, iss="i", sub="s", sid=None, tokens=b"t", now=clock.time())
-        lines = [(b"cookie", line.partition(b";")[0]) for line in login.set_cookies()]
-        scope = {"type": "http", "method": "GET", "query_string": b"", "headers": [*OURS, *lines[:1]]}
-        ending = Ending(sessions)
+        ring, policy = KeyRing([new_key()]), rig.settings.cookies
+        here, elsewhere = (CookieSessions(ring, policy, clock=clock, coordination=store) for _ in range(2))
+        login = await here.create(claims={}, iss="i", sub="s", sid=None, tokens=b"t", now=clock.time())
+        line = (b"cookie", login.set_cookies()[0].partition(b";")[0])
+        scope = {"type": "http", "method": "GET", "query_string": b"", "headers": [*OURS, line]}
         current = CurrentRequest(
-            scope, "/api", settings=rig.settings, sessions=sessions, tokens=rig.tokens, ending=ending
+            scope, "/api", settings=rig.settings, sessions=here, tokens=rig.tokens, ending=Ending(here)
         )
         assert current.check_api() is None
         assert await current.session() is not None
-        if ends:
-            await sessions.end(login)
+        other = await elsewhere.open(parse_cookies([line]), now=clock.time())
+        assert other is not None
+        if ended:
+            await (here.end(login) if ended == "here" else elsewhere.end(other))
+        if away:
+            store.get = out_of_order  # type: ignore[method-assign]
         clock.forward(LONG)
-
-        async def away(key: bytes) -> None:
-            raise StoreUnavailable("away")
-
-        store.get = away  # type: ignore[method-assign]
-        with pytest.raises(SessionGone) if ends else nullcontext():
+        with pytest.raises(SessionGone) if gone else nullcontext():
             await current.confirm_session()
+
+
+async def out_of_order(key: bytes) -> None:
+    raise StoreUnavailable("it is away")

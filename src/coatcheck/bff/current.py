@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 from coatcheck.bff import csrf
 from coatcheck.bff.problems import Problem, problem
 from coatcheck.bff.settings import Settings
-from coatcheck.errors import StoreUnavailable
+from coatcheck.errors import SessionGone, StoreUnavailable
 from coatcheck.sessions.cookie import Cookies, parse_cookies
 from coatcheck.sessions.session import EndReason
 from coatcheck.sessions.sessions import SessionHandle, Sessions
@@ -252,19 +252,26 @@ class CurrentRequest:
         Look again whether the session lives, if it was last looked up more than a second ago. Call it right before a
         token of it leaves this process: somebody may have logged out while a body or a token was waited for.
 
-        Of a session in cookies this process knows only what happened here, as when it was opened.
+        A session in cookies goes on while the store that coordinates them is away, as far as this process knows.
 
         Raises:
             SessionGone: it was ended meanwhile.
             StoreUnavailable, UnknownSealKey: nobody can say.
         """
-        handle = self._session
+        handle, clock = self._session, self.settings.clock
         if handle is None or isinstance(handle, _Unasked):
             return
-        now = self.settings.clock.monotonic()
-        if now - self._looked_up_at >= CONFIRM_AFTER:
-            await handle.tokens(reload=not handle.renews_inline)
-            self._looked_up_at = now
+        now = clock.monotonic()
+        if now - self._looked_up_at < CONFIRM_AFTER:
+            return
+        try:
+            if await self.sessions.reopen(handle, now=clock.time()) is None:
+                raise SessionGone("the session has ended")
+        except StoreUnavailable:
+            if not handle.renews_inline:
+                raise
+            await handle.tokens()
+        self._looked_up_at = now
 
     @property
     def session_was_asked(self) -> bool:
