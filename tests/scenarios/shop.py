@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse
 from playwright.sync_api import BrowserContext, Page
 from starlette.requests import HTTPConnection, Request
 
-from coatcheck import BFF, Client, LoginOptions, User
+from coatcheck import BFF, Client, LoginOptions, LogoutOptions, User
 from coatcheck.fastapi import CurrentUser, PageUser
 from coatcheck.sessions.seal import new_key
 from coatcheck.stores import MemoryStore
@@ -78,6 +78,7 @@ def shop(
     *,
     prompt: str | None = None,
     login: LoginOptions = LoginOptions(),  # noqa: B008  # a frozen value
+    logout: LogoutOptions = LogoutOptions(),  # noqa: B008  # a frozen value
     add: Callable[[BFF], None] = lambda bff: None,
     rest: ASGIApp | None = None,
     server: Server | None = None,
@@ -85,8 +86,8 @@ def shop(
     """
     Register the application, and serve it.
 
-    *prompt* is sent with each login; *login* has options of logins; *add* adds remote APIs; *rest* answers what the
-    application does not know; *server* serves an application at a port.
+    *prompt* is sent with each login; *login* and *logout* have their options; *add* adds remote APIs; *rest* answers
+    what the application does not know; *server* serves an application at a port.
     """
     application = Application.at_free_port()
     client = provider.add_client("basic", **application.addresses)
@@ -103,6 +104,7 @@ def shop(
         keys=[new_key()],
         sessions=MemoryStore(clock),
         login=login,
+        logout=logout,
         clock=clock,
     )
     add(bff)

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from playwright.sync_api import Page, expect
 
 from coatcheck import BFF, Client, LogoutOptions
 from tests.bff.world import claims, query_of, session_cookie
@@ -20,6 +21,7 @@ from tests.rig.echo_api import EchoAPI
 from tests.rig.oidc_provider import OIDCProvider
 from tests.rig.pages import forms
 from tests.rig.user_agent import UserAgent
+from tests.scenarios.shop import shop as browser_shop
 from tests.scenarios.test_login_scenarios import Shop, site
 from tests.scenarios.test_main_line import bearer
 
@@ -203,3 +205,29 @@ def test_a_provider_that_announces_no_logout_leaves_a_page_that_says_so(shop: Sh
         assert agent.fetch("/me").status_code == 401
         assert revocations(shop, client) == 0
         assert not asks_for_a_name(agent), "as the page says"
+
+
+@pytest.mark.browser
+@pytest.mark.spec("RPL-08", "RPL-03")
+@pytest.mark.parametrize("clears", [True, False])
+def test_a_browser_clears_what_it_is_told_to_and_shows_nothing_on_the_way_back(
+    oidc_provider: OIDCProvider, page: Page, clears: bool
+) -> None:
+    logout = LogoutOptions(clear_site_data=("cookies", "storage") if clears else ())
+    oidc_provider.config(auto_login="alice")
+    with browser_shop(oidc_provider, logout=logout) as served:
+        page.goto(f"{served.url}/bff/login?returnUrl=/page")
+        expect(page).to_have_title("page of alice")
+        page.evaluate("localStorage.setItem('draft', 'of alice'); document.cookie = 'theme=dark; Path=/'")
+        user = page.evaluate("fetch('/bff/user', {headers: {'X-CSRF': '1'}}).then(r => r.json())")
+        [url] = [claim["value"] for claim in user if claim["type"] == "bff:logout_url"]
+        oidc_provider.config(auto_login=None)
+        page.goto(served.url + url)
+        assert page.url.startswith(oidc_provider.issuer)
+        page.goto(served.home)
+        assert served.who(page) == 401 and served.ticket(page.context) is None
+        kept = page.evaluate("[localStorage.getItem('draft'), document.cookie]")
+        assert kept == ([None, ""] if clears else ["of alice", "theme=dark"])
+        page.evaluate("history.go(-2)")
+        page.wait_for_url(f"{oidc_provider.issuer}/**")
+        assert "alice" not in page.title()
