@@ -20,7 +20,7 @@ from coatcheck.stores import MemoryStore
 from coatcheck.tokens import SharedUserTokenStore, User, UserToken, UserTokenRequestParameters, coordinator
 from tests.testing.clocks import HandClock
 from tests.tokens.scene import CLIENT, LIFETIME, Browser, Scene, TableUserTokenStore
-from tests.tokens.token_service import ISSUER, Gate, error
+from tests.tokens.token_service import ISSUER, error
 
 Give = Callable[[Scene, Browser], Awaitable[None]]
 
@@ -105,25 +105,23 @@ async def test_every_access_token_of_a_shared_grant_is_revoked_too() -> None:
     assert len(scene.service.revoked_access_tokens) == 2
 
 
-async def test_both_are_under_way_at_the_same_time() -> None:
-    scene = Scene()
-    browser = await scene.log_in()
-    gates = {"refresh_token": Gate(), "access_token": Gate()}
+async def test_all_of_them_are_under_way_at_the_same_time() -> None:
+    """Both kinds, of all registrations: a person waits."""
+    scene = Scene(client={"default": CLIENT, "other": replace(CLIENT)}, store=(store := TableUserTokenStore()))
+    user = User(ISSUER, "alice")
+    for client in ("default", "other"):
+        token = UserToken(access_token=f"access of {client}", issued_at=0, refresh_token=f"refresh of {client}")
+        await store.store_token(user, token, UserTokenRequestParameters(client=client), replaces=None)
+    together = asyncio.Barrier(4)
 
-    async def held(request: Request) -> Response:
-        for kind, gate in gates.items():
-            if request.url.endswith("/revoke") and kind.encode() in request.body:
-                gate.arrived.set()
-                await gate.released.wait()
+    async def meeting(request: Request) -> Response:
+        if request.url.endswith("/revoke"):
+            await together.wait()
         return await scene.service(request)
 
-    logout = asyncio.create_task(scene.other_process(send=held).revoke(await browser.request()))
     async with asyncio.timeout(10):
-        for gate in gates.values():
-            await gate.arrived.wait()
-    for gate in gates.values():
-        gate.released.set()
-    await logout
+        await scene.other_process(send=meeting).revoke(user)
+    assert len(scene.service.revoked) == len(scene.service.revoked_access_tokens) == 2
 
 
 @both_ways
