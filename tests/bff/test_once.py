@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coatcheck.bff.once import UsedOnce, UsedOnceByAll
+from coatcheck.bff.once import UsedOnceByAll
 from coatcheck.coordination import ExpiringValue
 from coatcheck.errors import StoreUnavailable
 from coatcheck.sessions.seal import KeyRing, new_key
@@ -12,22 +12,6 @@ from coatcheck.stores import MemoryStore
 
 NOW = 1_800_000_000.0
 RING = KeyRing([new_key()])
-
-
-def test_a_name_is_forgotten_when_its_time_is_over_and_not_before() -> None:
-    used = UsedOnce(lifetime=10)
-    assert used.use("a", now=NOW) is True
-    assert used.use("b", now=NOW + 9.9) is True and "a" in used
-    assert used.use("c", now=NOW + 10) is True and "a" not in used and "b" in used
-
-
-def test_twenty_thousand_names_are_remembered() -> None:
-    used = UsedOnce(lifetime=10)
-    for number in range(20_000):
-        used.use(str(number), now=NOW)
-    assert "0" in used
-    used.use("one more", now=NOW)
-    assert "0" not in used and "1" in used
 
 
 async def test_the_answer_is_yes_or_no() -> None:

@@ -6,7 +6,6 @@ from datetime import timedelta
 
 import pytest
 
-from coatcheck.bff.once import UsedOnce
 from coatcheck.bff.transactions import CLOCK_SKEW, LIFETIME, LoginAttempt, LoginAttempts, LostLogin
 from coatcheck.coordination import ExpiringStore
 from coatcheck.errors import StoreUnavailable
@@ -157,11 +156,3 @@ def test_a_planted_name_that_is_too_long_to_be_deleted_stops_no_login() -> None:
 
 def test_secrets_stay_out_of_repr() -> None:
     assert "vvv" not in repr(attempt()) and "nnn" not in repr(attempt()) and "sss" not in repr(attempt())
-
-
-def test_the_memory_of_used_names_is_bounded_and_forgets() -> None:
-    used = UsedOnce(lifetime=10, limit=3)
-    assert [used.use(name, now=0) for name in "aabc"] == [True, False, True, True]
-    assert used.use("d", now=1) and "a" not in used and "b" in used
-    assert used.use("e", now=10.5) and "d" in used and "b" not in used
-    assert not used.use("d", now=10.9)
