@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx2
 import pytest
 
 from coatcheck.bff.answers import json_answer
 from coatcheck.bff.who import api_user, page_user
 from coatcheck.errors import InvalidGrant
 from coatcheck.tokens.verdicts import judge
-from tests.bff.world import session_cookie, world
+from tests.bff.world import LOCAL, session_cookie, world
 from tests.rig.echo_api import EchoAPI
 
 LONGER_THAN_A_TOKEN = 400
@@ -121,3 +122,28 @@ def test_when_the_store_fails_meanwhile_the_answer_is_the_same() -> None:
 
         w.store.delete = unavailable  # type: ignore[method-assign]
         assert browser.fetch("/api/orders").headers["coatcheck-error"] == "session_ended"
+
+
+@pytest.mark.spec("REF-12", "COO-13")
+@pytest.mark.parametrize("store", ["memory", "cookie"])
+def test_a_late_answer_about_an_ended_grant_leaves_the_next_logins_cookie_alone(store: str) -> None:
+    """The renewal of one tab is refused after another tab has logged in anew, and its answer arrives last."""
+    with EchoAPI.serve() as api, world(**({"sessions": "cookie"} if store == "cookie" else {})) as w:
+        w.bff.remote_api("/api/orders", api.url)
+        browser = w.logged_in()
+        w.advance(LONGER_THAN_A_TOKEN)
+        headers = {"cookie": browser.cookies.header(httpx2.URL(LOCAL), initiator=None) or "", **OWN_SCRIPT}
+        gate = w.provider.hold("token", grant_type="refresh_token")
+        loop = w.transport.loop
+        late = loop.create_task(w.transport.call(httpx2.Request("GET", LOCAL + "/api/orders", headers=headers)))
+        loop.run_until_complete(gate.wait_reached())
+        browser.login(LOCAL + "/bff/login?prompt=login")
+        w.provider.fail("token", status=400, error="invalid_grant")
+        gate.open()
+        answer = loop.run_until_complete(late)
+        assert answer.status_code == 401
+        assert "set-cookie" not in answer.headers
+        assert browser.fetch("/bff/user").status_code == 200
+
+
+OWN_SCRIPT = {"sec-fetch-site": "same-origin", "sec-fetch-mode": "cors", "x-csrf": "1"}

@@ -138,6 +138,28 @@ def test_a_store_that_does_not_answer_is_an_error_and_no_zero(monkeypatch: pytes
         assert run(w, w.bff.sessions.revoke(sub="alice")) == 1
 
 
+@pytest.mark.spec("BCL-08", "BCL-21")
+def test_where_only_the_coordination_store_is_away_what_can_be_found_is_ended_and_the_failure_is_told() -> None:
+    coordination = Breakable()
+    with world(coordination=coordination) as w:
+        browser = w.logged_in()
+        coordination.broken = True
+        with pytest.raises(StoreUnavailable):  # a login under way may escape: it has to be done again
+            run(w, w.bff.sessions.revoke(sub="alice"))
+        assert not alive(browser)
+
+
+class Breakable(MemoryStore):
+    """A store in which nothing can be added while it is broken."""
+
+    broken = False
+
+    async def add(self, key: bytes, value: bytes, *, until: float) -> bool:
+        if self.broken:
+            raise StoreUnavailable("the test broke it")
+        return await super().add(key, value, until=until)
+
+
 # The rule of `iat`
 
 

@@ -371,3 +371,21 @@ def test_a_token_store_of_the_application_that_fails_does_not_stop_a_logout(capl
         assert browser.navigate(url, stop_at=END_SESSION).status_code == 302
         assert w.sessions() == 0
     assert len(warnings(caplog)) == 1
+
+
+@pytest.mark.spec("RPL-02")
+@pytest.mark.parametrize("store", ["memory", "cookie"])
+def test_the_session_is_over_while_the_provider_takes_its_time_to_revoke(store: str) -> None:
+    with world(**({"sessions": "cookie"} if store == "cookie" else {})) as w:
+        browser = w.logged_in()
+        cookie = browser.cookies.header(httpx2.URL(LOCAL), initiator=None) or ""
+        own_script = {"cookie": cookie, "sec-fetch-site": "same-origin", "sec-fetch-mode": "cors", "x-csrf": "1"}
+        gate, loop = w.provider.hold("revocation", times=None), w.transport.loop
+        leaving = loop.create_task(w.transport.call(httpx2.Request("POST", LOCAL + "/bff/logout", headers=own_script)))
+        loop.run_until_complete(gate.wait_reached())
+        assert not leaving.done()
+        asked = w.transport.handle_request(httpx2.Request("GET", LOCAL + "/bff/user", headers=own_script))
+        assert asked.status_code == 401
+        gate.open()
+        assert loop.run_until_complete(leaving).status_code == 303
+        assert len(w.revoked()) == 1

@@ -126,8 +126,9 @@ async def test_logging_out_deletes_every_chunk_with_all_attributes() -> None:
     await sessions.end(handle)
     lines = handle.set_cookies()
     assert lines == [f"{name}=; Path=/; Secure; HttpOnly; SameSite=Strict; Max-Age=0".encode() for name in NAMES]
+    assert await handle.tokens() == (bytes(8000), 2)  # to be given back
     with pytest.raises(SessionGone):
-        await handle.tokens()
+        await handle.tokens(reload=True)
     with pytest.raises(SessionGone):
         await handle.replace_tokens(b"late", version=2)
     assert handle.set_cookies() == []

@@ -20,7 +20,7 @@ from coatcheck.bff.live import LiveSessions
 from coatcheck.bff.problems import logger
 from coatcheck.bff.storage import Storage
 from coatcheck.clock import Clock
-from coatcheck.errors import CoatcheckError, ConfigurationError
+from coatcheck.errors import CoatcheckError, ConfigurationError, StoreUnavailable
 from coatcheck.sessions.session import EndReason, Session, SessionFilter
 from coatcheck.sessions.sessions import SessionHandle
 from coatcheck.sessions.tombstones import Until
@@ -78,8 +78,14 @@ class SessionEnding:
             )
         now = self._clock.time()
         about = Until(created=now) if issued_until is None else Until(issued=issued_until)
-        await self._storage.tombstones.put(who, about, until=now + self._storage.tombstones_last)
         sessions = self._storage.searchable
+        not_written: CoatcheckError | None = None
+        try:
+            await self._storage.tombstones.put(who, about, until=now + self._storage.tombstones_last)
+        except StoreUnavailable as error:
+            if sessions is None:
+                raise
+            not_written = error  # what can be found is ended all the same
         if sessions is None:
             audit("sessions_denied", reason=reason, iss=who.iss, user=who.sub and user_reference(who.iss, who.sub))
             await self._live.ended(self._storage.tombstones.names(who), reason)
@@ -96,6 +102,8 @@ class SessionEnding:
             await self._live.ended([name for handle in ended for name in names(handle.session.id)], reason)
             if revoke and ended:
                 self._start(self._revoke(ended))
+        if not_written is not None:
+            raise not_written
         return len(ended)
 
     async def was_ended(self, session: Session) -> bool:

@@ -144,13 +144,13 @@ class Logout:
         return checked, sid
 
     async def _end(self, current: CurrentRequest, handle: SessionHandle, return_url: str | None) -> Answer:
-        """Revoke, delete, and only then send the browser away: a replayed cookie meets nothing."""
+        """Delete, then revoke, and only then send the browser away: whatever the provider does, it is over here."""
         deadline = asyncio.get_running_loop().time() + PROVIDER_DEADLINE
-        id_token: str | None = None
+        id_token = await self._id_token(handle, deadline)
+        await self._ending.end(handle, reason="logout")
         try:
             async with asyncio.timeout_at(deadline):
-                id_token = await self._id_token(handle)
-                await self._tokens.revoke(user_of(handle))
+                await self._tokens.revoke_ended(user_of(handle))
         except TimeoutError:
             logger.warning(
                 "the tokens of a session could not be revoked at %s within %g s. Nobody here can use them any more; "
@@ -158,7 +158,6 @@ class Logout:
                 self._settings.issuer,
                 PROVIDER_DEADLINE,
             )
-        await self._ending.end(handle, reason="logout")
         answer = await self._leave(current, handle, id_token, return_url, deadline=deadline)
         set_cookies = [*current.set_cookies(), *self._loop.forget(current.cookies)]
         return self._clearing(answer).with_cookies(set_cookies)
@@ -210,12 +209,13 @@ class Logout:
         target = return_url or self._settings.home
         return message_page("You are logged out", "", link=(target, "Continue")).with_cookies(cookies)
 
-    async def _id_token(self, handle: SessionHandle) -> str | None:
+    async def _id_token(self, handle: SessionHandle, deadline: float) -> str | None:
         """Find the id_token that says who leaves; whatever goes wrong, the logout goes on without."""
         if not self._settings.logout.id_token_hint:
             return None
         try:
-            token = await self._tokens.store.get_token(user_of(handle), DEFAULT_PARAMETERS)
+            async with asyncio.timeout_at(deadline):
+                token = await self._tokens.store.get_token(user_of(handle), DEFAULT_PARAMETERS)
         except Exception:  # a store of the application may raise anything
             return None
         return token.id_token if token else None

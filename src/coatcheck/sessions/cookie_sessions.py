@@ -211,7 +211,8 @@ class CookieSessions:
         contents = Contents(head, encode(dict(claims)), tokens)
         lines = self.sealed(contents)
         if isinstance(replaces, CookieHandle):
-            await self._end(replaces, [])  # no deletions: they would hit the cookies of the new session
+            replaces.end([], None)  # no deletions: they would hit the cookies of the new session
+            await self._forget(replaces)
         self._endings.see_alive(head.id, at=self._clock.monotonic())
         return CookieHandle(self, contents, lines)
 
@@ -222,11 +223,13 @@ class CookieSessions:
         It never fails. When the coordination store is unavailable, the session ends for this process and this browser.
         """
         ours, is_news = self._ours(handle), not self.ended(handle.session.id)
-        await self._end(ours, [delete_cookie(name, same_site=self._policy.same_site) for name in self._names])
+        # If somebody else was faster, the browser may have the cookies of another login by now.
+        lines = [delete_cookie(name, same_site=self._policy.same_site) for name in self._names] if is_news else []
+        ours.end(lines, await self.generations.last_tokens(ours.contents))
+        await self._forget(ours)
         return is_news
 
-    async def _end(self, handle: CookieHandle, lines: list[bytes]) -> None:
-        handle.end(lines)
+    async def _forget(self, handle: CookieHandle) -> None:
         session = handle.session
         for text, contents in list(self._remembered.items()):
             if contents.head.id == session.id:
@@ -275,7 +278,7 @@ class CookieSessions:
 class CookieHandle:
     """A session in cookies, within one request: what changes here reaches the browser by `set_cookies`."""
 
-    __slots__ = ("_carried", "_contents", "_cookies", "_ended", "_looked_at", "_sessions", "session")
+    __slots__ = ("_carried", "_contents", "_cookies", "_ended", "_last", "_looked_at", "_sessions", "session")
 
     renews_inline = True
 
@@ -294,6 +297,7 @@ class CookieHandle:
         self._carried = carried  # what the browser has; None at a login
         self._looked_at = sessions.time()
         self._ended = False
+        self._last: bytes | None = None
 
     @property
     def contents(self) -> Contents:
@@ -303,12 +307,15 @@ class CookieHandle:
     async def tokens(self, *, reload: bool = False) -> tuple[bytes, int]:
         """
         See `SessionHandle.tokens`. With *reload* this handle takes over what waits for the browser, and brings it.
+        After it was ended by this handle, the tokens with which it ended.
 
         Raises:
             SessionGone: the session ended, here or in another process.
             CookieOutdated: with *reload* only; this request was held up, and the browser has long had newer tokens.
             StoreUnavailable: with *reload* only; nobody can say whether there are newer tokens.
         """
+        if self._last is not None and not reload:
+            return self._last, self._contents.head.tokens_version
         if self._is_over() or (reload and not self._sessions.alive(self._contents)):
             raise SessionGone("the session has ended")
         if reload:
@@ -377,7 +384,10 @@ class CookieHandle:
     def _is_over(self) -> bool:
         return self._ended or self._sessions.ended(self.session.id)
 
-    def end(self, lines: list[bytes]) -> None:
-        """Be no session any more, and have the response carry *lines* instead of what it had to carry."""
-        self._ended = True
+    def end(self, lines: list[bytes], last: bytes | None) -> None:
+        """
+        Be no session any more, and have the response carry *lines* instead of what it had to carry. *last* are the
+        tokens with which it ended: for giving them back.
+        """
+        self._ended, self._last = True, last
         self._cookies = lines

@@ -30,7 +30,7 @@ import logging
 from collections.abc import Callable, Coroutine
 
 from coatcheck.clock import Clock
-from coatcheck.errors import CookieOutdated, SessionGone, StaleVersion
+from coatcheck.errors import CookieOutdated, SessionGone, StaleVersion, StoreUnavailable, UnknownSealKey
 from coatcheck.sessions.cookie_contents import Contents, Head
 from coatcheck.sessions.held import HeldSessions
 from coatcheck.sessions.pending import STRAGGLING, PendingTokens, Waiting
@@ -102,6 +102,15 @@ class Generations:
         if self._newest.get(head.id) == known:  # nobody has learnt of a newer one while we were waiting for the answer
             self._newest.put(head.id, contents.head.tokens_version)
         return contents
+
+    async def last_tokens(self, contents: Contents) -> bytes:
+        """Return the tokens with which a session ends: the newest ones, or none where these are not to be had."""
+        try:
+            return (await self.latest(contents)).tokens
+        except (CookieOutdated, SessionGone, UnknownSealKey):
+            return b""
+        except StoreUnavailable:
+            return contents.tokens
 
     async def look(self, head: Head) -> None:
         """See whether the session was ended (`SessionGone`), and learn of a generation that is newer."""

@@ -124,10 +124,12 @@ class ServerSideSessions:
         if not isinstance(handle, ServerSideHandle):
             raise TypeError("the handle was opened by other sessions than these")
         last = await self._delete(handle)
-        handle.send_cookies([delete_cookie(self._policy.session, same_site=self._policy.same_site)])
         if last is None:
+            # The browser may have the cookie of another login by now, and this answer must not take it away.
+            handle.send_cookies([])
             return False
         handle.row = last
+        handle.send_cookies([delete_cookie(self._policy.session, same_site=self._policy.same_site)])
         return True
 
     async def reopen(self, handle: SessionHandle, *, now: float) -> SessionHandle | None:

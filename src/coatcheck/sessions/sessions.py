@@ -102,7 +102,8 @@ class Sessions(Protocol):
         """
         Delete the session; its ticket is worthless from now on. False if somebody else was faster.
 
-        `handle.set_cookies()` then expires the cookie, and `handle.tokens()` is what the session ended with.
+        `handle.set_cookies()` then expires the cookie, and `handle.tokens()` is what the session ended with: for giving
+        them back.
         """
         ...
 
