@@ -1,4 +1,4 @@
-"""The command `coatcheck`: run, check, migrate, new-key, dev-tls, demo."""
+"""The command `coatcheck`: run, check, sessions, migrate, new-key, dev-tls, demo."""
 
 from __future__ import annotations
 
@@ -55,6 +55,17 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("file", nargs="?", type=Path, default=DEFAULT_FILE, help="default: %(default)s")
     check.set_defaults(run=_check)
 
+    sessions = commands.add_parser("sessions", help="list or revoke the sessions of a user")
+    verbs = sessions.add_subparsers(title="commands", required=True, metavar="list | revoke")
+    for verb, purpose in (("list", "say which there are"), ("revoke", "end them everywhere, give their tokens back")):
+        command = verbs.add_parser(verb, help=purpose)
+        command.add_argument("file", nargs="?", type=Path, default=DEFAULT_FILE, help="default: %(default)s")
+        command.add_argument("--sub", help="those of this user")
+        command.add_argument("--sid", help="those that this session at the authorization server led to")
+        command.add_argument("--iss", help="of this issuer; default: that of the client")
+        command.add_argument("--json", action="store_true", help="print JSON")
+        command.set_defaults(run=_sessions, verb=verb)
+
     migrate = commands.add_parser("migrate", help="bring the tables of the stores in a file to this release's schema")
     migrate.add_argument("file", nargs="?", type=Path, default=DEFAULT_FILE, help="default: %(default)s")
     migrate.set_defaults(run=_migrate)
@@ -93,6 +104,17 @@ def _check(arguments: argparse.Namespace) -> int:
     for line in findings.summary:
         print(line)
     return WRONG if findings.problems else 0
+
+
+def _sessions(arguments: argparse.Namespace) -> int:
+    _need_the_extra("gateway", "granian", "pyreqwest", "starlette")
+    from coatcheck.gateway.sessions import Whose, list_sessions, revoke_sessions
+
+    whose = Whose(sub=arguments.sub, sid=arguments.sid, iss=arguments.iss)
+    work = list_sessions if arguments.verb == "list" else revoke_sessions
+    for line in work(arguments.file, whose, as_json=arguments.json):
+        print(line)
+    return 0
 
 
 def _migrate(arguments: argparse.Namespace) -> int:

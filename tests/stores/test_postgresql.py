@@ -33,14 +33,14 @@ def named(check: object) -> str:
     return getattr(check, "__name__", "")
 
 
-@pytest.mark.spec("SES-05", "SES-06", "SES-07", "SES-08")
+@pytest.mark.spec("SES-05", "SES-06", "SES-07", "SES-08", "STO-12")
 @each("check", SESSION_STORE_CHECKS, ids=named)
 def test_it_keeps_the_rule_of_a_session_store(check: StoreCheck, postgresql: PostgreSQL) -> None:
     dsn = postgresql.fresh_database()
     conformance.run(check, lambda: PostgreSQLStore(dsn))
 
 
-@pytest.mark.spec("SES-05", "SES-10")
+@pytest.mark.spec("SES-05", "SES-09", "SES-10")
 @each("check", SESSION_INDEX_CHECKS, ids=named)
 def test_it_keeps_the_rule_of_a_session_index(check: SessionIndexCheck, postgresql: PostgreSQL) -> None:
     dsn = postgresql.fresh_database()

@@ -6,11 +6,10 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from coatcheck.bff.keys import DEVELOPMENT_FOLDER, development_database
 from coatcheck.config import GatewayConfig, load_config
 from coatcheck.config.values import StorePlace
 from coatcheck.errors import ConfigurationError, StoreUnavailable
-from coatcheck.gateway.stores import GatewayStores, open_stores
+from coatcheck.gateway.stores import GatewayStores, open_stores, sqlite_file
 from coatcheck.stores.schema_change import HasSchema
 
 _NO_TABLES = "nothing to do, it has no tables"
@@ -45,7 +44,7 @@ async def _migrate(config: GatewayConfig, stores: GatewayStores, say: Callable[[
 
 async def _brought_forward(config: GatewayConfig, place: StorePlace | None, store: object, *, at: str) -> str:
     """Bring *store* forward, and return the line that says so."""
-    name, file = f"{at}: {place or 'development mode'}", _file(config, place)
+    name, file = f"{at}: {place or 'development mode'}", sqlite_file(config, place)
     if not isinstance(store, HasSchema):
         return f"{name}: {_NO_TABLES}"
     if file is not None and not file.exists():
@@ -55,10 +54,3 @@ async def _brought_forward(config: GatewayConfig, place: StorePlace | None, stor
     except StoreUnavailable as error:
         raise ConfigurationError(f"cannot be brought forward: {error}", path=at) from error
     return f"{name}: {', '.join(changes) or _AS_IT_IS}{'' if file is None else _BY_ITSELF}"
-
-
-def _file(config: GatewayConfig, place: StorePlace | None) -> Path | None:
-    """Return the file of an SQLite store; None for other kinds."""
-    if place is None:
-        return development_database(config.folder / DEVELOPMENT_FOLDER)
-    return place.url.path(config.folder) if place.url is not None and place.url.kind == "sqlite" else None

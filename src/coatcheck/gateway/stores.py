@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from dataclasses import dataclass
+from pathlib import Path
 
 from coatcheck.bff.keys import DEVELOPMENT_FOLDER, development_database
 from coatcheck.clock import SYSTEM_CLOCK, Clock
 from coatcheck.config import GatewayConfig
+from coatcheck.config.values import StorePlace
 from coatcheck.errors import ConfigurationError, StoreUnavailable
 from coatcheck.stores.memory import MemoryStore
 from coatcheck.stores.sqlite import SQLiteStore
@@ -78,6 +80,17 @@ def open_stores(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK) -> Gatewa
     if sessions is not None and config.sessions.store is not None and config.sessions.store.url == place.url:
         return GatewayStores(sessions, sessions)
     return GatewayStores(sessions, _opened(config, place.url, clock, at="sessions.coordination"))
+
+
+def sqlite_file(config: GatewayConfig, place: StorePlace | None) -> Path | None:
+    """
+    Return the file of the SQLite store at *place*, or of development mode (None); None for other kinds of store.
+
+    Commands of an operator make no such file: it would belong to them, and not to who serves.
+    """
+    if place is None:
+        return development_database(config.folder / DEVELOPMENT_FOLDER)
+    return place.url.path(config.folder) if place.url is not None and place.url.kind == "sqlite" else None
 
 
 def _sessions(config: GatewayConfig, clock: Clock) -> Store | None:
