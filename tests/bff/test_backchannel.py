@@ -22,7 +22,7 @@ from coatcheck.stores.memory import MemoryStore
 from coatcheck.testing import RegisteredClient
 from coatcheck.transport import BackChannel
 from tests.bff.logouts import AWAY, FORM, WatchedEnding, alive, logouts, me, mint, post, revocations, second_node, send
-from tests.bff.world import ISSUER, LOCAL, World, claims, session_cookie, warnings, world
+from tests.bff.world import ISSUER, LOCAL, PUBLIC, World, claims, session_cookie, warnings, world
 from tests.oauth.issuer import MISSING
 from tests.oauth.logout_tokens import MALFORMED
 
@@ -157,7 +157,8 @@ def test_the_tokens_of_the_sessions_are_given_back(place: Fixture) -> None:
 
 @pytest.mark.spec("BCL-12", "BCL-13")
 def test_sessions_in_cookies_end_likewise(tmp_path: Path) -> None:
-    with logouts(sessions="cookie", coordination=f"sqlite:///{tmp_path / 'shared.db'}") as (w, _):
+    shared = f"sqlite:///{tmp_path / 'shared.db'}"
+    with logouts(sessions="cookie", coordination=shared, logout=LogoutOptions(backchannel=True)) as (w, _):
         here, there, bob = w.logged_in(), w.logged_in(), w.logged_in("bob")
         assert post(w, mint(w, here).token()).status_code == 200
         assert (alive(here), alive(there), alive(bob)) == (False, True, True)
@@ -334,6 +335,33 @@ def test_replay_at_another_node_after_a_new_login_is_refused(place: Fixture, cap
     w.advance(1)
     assert post(w, mint(w).token(sub="alice", jti="another")).status_code == 200
     assert not alive(again), "another token of the same provider is no replay"
+
+
+@pytest.mark.spec("BCL-07", "BCL-14")
+def test_two_applications_that_share_a_store_and_keys_do_not_use_up_each_others_tokens(place: Fixture) -> None:
+    w, _ = place
+    with logouts(public_url=PUBLIC, sessions=w.store) as (other, _):
+        here, there = w.logged_in(), other.logged_in()
+        token = mint(w).token(sub="alice")
+        assert post(w, token).status_code == 200
+        assert (alive(here), alive(there)) == (False, True)
+        assert post(other, token).status_code == 200
+        assert not alive(there)
+
+
+@pytest.mark.spec("BCL-01")
+def test_a_token_that_came_in_a_query_does_not_stay_in_access_logs(place: Fixture) -> None:
+    """Servers write their access log from the scope, once the answer begins."""
+    w, _ = place
+    app, seen = w.transport.apps["localhost:8000"], []
+
+    async def server(scope: Any, receive: Any, send_: Any) -> None:
+        await app(scope, receive, send_)
+        seen.append(scope["query_string"])
+
+    w.serve(server)
+    answer = send(w, "POST", f"{ENDPOINT}?logout_token={mint(w).token(sub='alice')}", headers=FORM)
+    assert answer.status_code == 400 and seen == [b""]
 
 
 @pytest.mark.spec("BCL-07")

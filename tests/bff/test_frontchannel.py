@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlencode
 
 import httpx2
@@ -11,6 +12,7 @@ import pytest
 
 from coatcheck.bff.logout_options import LogoutOptions
 from coatcheck.bff.sparing import LINES
+from coatcheck.errors import ConfigurationError
 from coatcheck.sessions.session import SessionFilter
 from tests.bff.logouts import AWAY, WatchedEnding, alive, logouts, me, revocations, send
 from tests.bff.world import ISSUER, LOCAL, World, claims, warnings, world
@@ -113,6 +115,24 @@ def test_it_is_off_unless_asked_for(options: dict[str, LogoutOptions]) -> None:
         browser = w.logged_in()
         answer = send(w, "GET", f"{LOCAL}/bff/frontchannel?{urlencode(about(browser))}", headers=IN_A_FRAME)
         assert answer.status_code == 404 and alive(browser)
+
+
+@pytest.mark.spec("FCL-03")
+def test_a_flood_of_invented_sids_leaves_nothing_in_the_store(place: Fixture) -> None:
+    w, ending = place
+    browser = w.logged_in()
+    before = len(w.store._values)
+    for number in range(200):
+        check_page(frame(w, urlencode({"iss": ISSUER, "sid": f"invented-{number}"})))
+    assert (len(w.store._values), ending.asked) == (before, []) and alive(browser)
+
+
+@pytest.mark.spec("FCL-03")
+def test_it_refuses_to_start_where_invented_sids_would_have_to_be_kept(tmp_path: Path) -> None:
+    with world(sessions="cookie", coordination=f"sqlite:///{tmp_path / 'shared.db'}") as w:
+        w.options["logout"] = LogoutOptions(frontchannel=True)
+        with pytest.raises(ConfigurationError, match=r"^logout\.frontchannel: "):
+            w.start()
 
 
 @pytest.mark.spec("FCL-04")

@@ -214,7 +214,7 @@ class BFF:
                 reads_form=True,
             )
         if settings.logout.frontchannel:
-            front_channel = FrontChannelLogout(settings, ending)
+            front_channel = FrontChannelLogout(settings, ending, self._storage.searchable)
             endpoints["/frontchannel"] = Endpoint(front_channel, {"GET": Protection.FRONT_CHANNEL}, hides_query=True)
         if settings.login.silent:
             endpoints["/silent-login"] = Endpoint(SilentLogin(settings, start), {"GET": Protection.LOGIN})

@@ -21,14 +21,27 @@ from coatcheck.bff.problems import logger, problem
 from coatcheck.bff.refusals import log_refusal
 from coatcheck.bff.settings import Settings
 from coatcheck.bff.sparing import Sparing
-from coatcheck.errors import CoatcheckError
+from coatcheck.errors import CoatcheckError, ConfigurationError
 from coatcheck.sessions.session import SessionFilter
+from coatcheck.sessions.sessions import SearchableSessions
 
 
 class FrontChannelLogout:
-    """Ends the session that `iss` and `sid` name; never all of a user's, and nothing at the authorization server."""
+    """
+    Ends the session that `iss` and `sid` name; never all of a user's, and nothing at the authorization server.
 
-    def __init__(self, settings: Settings, ending: SessionEnding) -> None:
+    Raises:
+        ConfigurationError: *sessions* is None, they cannot be found. To end one all the same, its `sid` would have to
+            be written down for hours: anybody could fill the store with invented ones.
+    """
+
+    def __init__(self, settings: Settings, ending: SessionEnding, sessions: SearchableSessions | None) -> None:
+        if sessions is None:
+            raise ConfigurationError(
+                "anybody could fill the coordination store: keep sessions in a store with an index, not in cookies",
+                path="logout.frontchannel",
+            )
+        self._sessions = sessions
         self._settings = settings
         self._ending = ending
         self._lines = Sparing()
@@ -41,8 +54,10 @@ class FrontChannelLogout:
         if sid is not None:
             who = SessionFilter(self._settings.issuer, sid=sid)
             try:
-                # Nobody proved to be the authorization server, so a grant there is left alone.
-                await self._ending.end_about(who, reason="frontchannel_logout", revoke=False)
+                # A sid that leads nowhere leaves no trace: strangers may invent any number.
+                if await self._sessions.find_all(who, now=self._settings.clock.time()):
+                    # Nobody proved to be the authorization server, so a grant there is left alone.
+                    await self._ending.end_about(who, reason="frontchannel_logout", revoke=False)
             except Exception as error:  # a store of the application may raise anything
                 said = f"{error}" if isinstance(error, CoatcheckError) else f"{type(error).__name__} was raised"
                 cause = f"A front-channel logout failed: {said}."

@@ -18,7 +18,7 @@ class LogoutOptions:
     *backchannel_all_sessions* ends all sessions of the user, even if the authorization server names one.
 
     *frontchannel* adds `/bff/frontchannel` for authorization servers that know only that (OpenID Connect Front-Channel
-    Logout 1.0). Whoever knows `iss` and `sid` can end that session by it.
+    Logout 1.0). Whoever knows `iss` and `sid` can end that session by it. It needs sessions in a store with an index.
 
     *revoke_refresh_token* and *revoke_access_token* give the tokens of a session that ends back (RFC 7009). A refresh
     token that stays keeps its access tokens, whatever the second says: providers may end the grant with any of them.

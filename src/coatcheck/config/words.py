@@ -148,12 +148,10 @@ class FileWords(Words, frozen=True, kw_only=True):
 
 
 LATER: dict[str, str] = {
-    "backchannel": "back-channel logout",
     "certificate": "mutual TLS (tls_client_auth)",
     "certificate_key": "mutual TLS (tls_client_auth)",
     "dpop": "DPoP at the token endpoint",
     "forward_auth": "forward authentication",
-    "frontchannel": "front-channel logout",
     "frontends": "more than one frontend",
     "par": "pushed authorization requests",
     "upstream_certificate": "client certificates for remote APIs",
