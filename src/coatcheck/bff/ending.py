@@ -28,6 +28,8 @@ from coatcheck.tokens.manager import Tokens
 
 REVOCATION_DEADLINE = 30.0
 """Seconds that the authorization server may take to get tokens back, behind an answer."""
+_AT_ONCE = 8
+"""Sessions whose tokens are given back side by side."""
 
 
 class LoginEnded(CoatcheckError):
@@ -121,9 +123,15 @@ class SessionEnding:
         await asyncio.gather(*(task for task in self._tasks if task.get_loop() is loop))
 
     async def _revoke(self, ended: Iterable[SessionHandle]) -> None:
+        turns = asyncio.Semaphore(_AT_ONCE)
+
+        async def revoke(handle: SessionHandle) -> None:
+            async with turns:
+                await self._tokens.revoke_ended(user_of(handle))
+
         try:
             async with asyncio.timeout(REVOCATION_DEADLINE):
-                await asyncio.gather(*(self._tokens.revoke_ended(user_of(handle)) for handle in ended))
+                await asyncio.gather(*map(revoke, ended))
         except TimeoutError:
             logger.warning(
                 "tokens of sessions that were ended could not be revoked within %g s. Nobody here can use them any "
