@@ -55,8 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("file", nargs="?", type=Path, default=DEFAULT_FILE, help="default: %(default)s")
     check.set_defaults(run=_check)
 
-    sessions = commands.add_parser("sessions", help="list or revoke the sessions of a user")
-    verbs = sessions.add_subparsers(title="commands", required=True, metavar="list | revoke")
+    sessions = commands.add_parser("sessions", help="list or revoke sessions; tell of a restored backup")
+    verbs = sessions.add_subparsers(title="commands", required=True, metavar="list | revoke | restored")
     for verb, purpose in (("list", "say which there are"), ("revoke", "end them everywhere, give their tokens back")):
         command = verbs.add_parser(verb, help=purpose)
         command.add_argument("file", nargs="?", type=Path, default=DEFAULT_FILE, help="default: %(default)s")
@@ -65,6 +65,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--iss", help="of this issuer; default: that of the client")
         command.add_argument("--json", action="store_true", help="print JSON")
         command.set_defaults(run=_sessions, verb=verb)
+    restored = verbs.add_parser("restored", help="say that a backup of the store was restored: run it right afterwards")
+    restored.add_argument("file", nargs="?", type=Path, default=DEFAULT_FILE, help="default: %(default)s")
+    restored.set_defaults(run=_sessions_restored)
 
     migrate = commands.add_parser("migrate", help="bring the tables of the stores in a file to this release's schema")
     migrate.add_argument("file", nargs="?", type=Path, default=DEFAULT_FILE, help="default: %(default)s")
@@ -122,6 +125,15 @@ def _migrate(arguments: argparse.Namespace) -> int:
     from coatcheck.gateway.migrate import migrate
 
     migrate(arguments.file, print)
+    return 0
+
+
+def _sessions_restored(arguments: argparse.Namespace) -> int:
+    _need_the_extra("gateway", "granian", "pyreqwest", "starlette")
+    from coatcheck.gateway.restored import note_restore
+
+    note_restore(arguments.file)
+    print("noted: refresh tokens that came before now are not sent where the provider rotates them")
     return 0
 
 

@@ -71,6 +71,10 @@ class WorkerProcess:
         """Wait until no renewal is under way there."""
         await self._order("drain")
 
+    async def forget(self) -> None:
+        """Forget which refresh tokens it has spent."""
+        await self._order("forget")
+
     async def sizes(self) -> dict[str, int]:
         """How many entries its maps in memory have: `flights`, `memories`, `tasks`."""
         answer = await self._order("sizes")

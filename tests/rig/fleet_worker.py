@@ -31,6 +31,7 @@ from coatcheck.single_flight import SingleFlight
 from coatcheck.stores.urls import open_store
 from coatcheck.tokens.lease import LeaseTimes
 from coatcheck.tokens.memory import ExpiringMemory
+from coatcheck.tokens.rollback import StoreHistory
 from tests.rig.gated_store import GatedStore
 from tests.rig.worker_plan import WorkerPlan
 
@@ -176,6 +177,9 @@ class Worker:
                     await flights.drain()
             case "settle":
                 await self.store.settle()
+            case "forget":
+                for history in _all(StoreHistory):
+                    history._spent = ExpiringMemory(1)
             case "sizes":
                 answer = _sizes()
             case unknown:

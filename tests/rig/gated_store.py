@@ -35,7 +35,7 @@ class GatedStore:
     `lease`: everybody always gets it. `reread`: the first look after a lease was taken shows the session as this
     process had loaded it before. `mark`: nothing is written down before sending. `cas`: a write wins over whatever is
     there, and brings back what was deleted. `pending`: small values, above all what waits for the browser of a
-    cookie session, are this process's own.
+    cookie session, are this process's own. `watermark`: so are they, which is to say that they go back with no store.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class GatedStore:
         self._first_seen: dict[bytes, SessionRow] = {}
         self._last_seen: dict[bytes, SessionRow] = {}
         self._show_old = False
-        self._own = MemoryStore(clock) if without == "pending" else None
+        self._own = MemoryStore(clock) if without in ("pending", "watermark") else None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._own if self._own is not None and name in _SMALL_VALUES else self._inner, name)

@@ -9,14 +9,14 @@ from typing import Literal
 SessionKind = Literal["server", "cookie", "shared-grant"]
 """Where tokens are: in sessions in the store; in cookies; in the store, one grant for all sessions of a user."""
 
-Protection = Literal["lease", "reread", "mark", "cas", "pending"]
+Protection = Literal["lease", "reread", "mark", "cas", "pending", "watermark"]
 """What the rig can take away from a store: see `gated_store.py`."""
 PROTECTIONS: Mapping[SessionKind, tuple[Protection, ...]] = {
     "server": ("lease", "reread", "mark", "cas"),
     "cookie": ("lease", "pending"),
     "shared-grant": ("lease",),
 }
-"""By what shows that they are missing."""
+"""By what shows that they are missing in a storm. What `watermark` is for never happens there: see test_restored."""
 
 LeaseSeconds = tuple[float, float, float]
 """Initial, sending, beat."""

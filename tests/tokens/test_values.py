@@ -17,7 +17,7 @@ from coatcheck.tokens import (
     UserToken,
     UserTokenRequestParameters,
 )
-from coatcheck.tokens.renewal import Refused, Renewed
+from coatcheck.tokens.outcomes import Refused, Renewed
 from coatcheck.tokens.store import session_bytes
 from coatcheck.tokens.verdicts import ended
 from tests.tokens.scene import Scene

@@ -315,8 +315,7 @@ class CurrentRequest:
 
 def user_of(handle: SessionHandle) -> User:
     """Return who *handle* belongs to."""
-    session = handle.session
-    return User(iss=session.iss, sub=session.sub, sid=session.sid, claims=session.claims, session=handle)
+    return User.of(handle)
 
 
 _PURPOSES = (b"sec-purpose", b"purpose", b"x-moz")

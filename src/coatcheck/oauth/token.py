@@ -17,6 +17,9 @@ MAX_LIFETIME = timedelta(hours=24)
 
 _TOKEN_TYPES: dict[str, Literal["Bearer", "DPoP"]] = {"bearer": "Bearer", "dpop": "DPoP"}
 _HEADER_SAFE = re.compile(r"[\x21-\x7e]+")
+_REFRESH_LIFETIMES = ("refresh_expires_in", "refresh_token_expires_in")
+"""The first is Keycloak's; the second that of several others."""
+_LONGEST_REFRESH_LIFETIME = 10 * 366 * 24 * 3600.0
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
@@ -25,8 +28,8 @@ class TokenSet:
     """
     The tokens of one answer. None means that the answer did not carry it, not that it ceased to exist.
 
-    `expires_at` is None when the server gave no lifetime. `scope` is None when it was granted as requested; an empty
-    string is an empty grant.
+    `expires_at` is None when the server gave no lifetime, `refresh_token_expires_at` when it announced none. `scope` is
+    None when it was granted as requested; an empty string is an empty grant.
     """
 
     access_token: str = field(repr=False)
@@ -37,6 +40,7 @@ class TokenSet:
     id_token: str | None = field(default=None, repr=False)
     scope: str | None = None
     issued_token_type: str | None = None
+    refresh_token_expires_at: float | None = None
 
 
 def parse_token_response(response: Response, *, requested_at: float) -> TokenSet:
@@ -45,6 +49,8 @@ def parse_token_response(response: Response, *, requested_at: float) -> TokenSet
 
     `expires_in` (seconds) becomes `expires_at`, counted from *requested_at*, when the request began (seconds since the
     epoch). Absent means None; zero, negative or unreadable means already expired; more than 24 h is cut to 24 h.
+    `refresh_expires_in` or `refresh_token_expires_in`, which no specification has, become `refresh_token_expires_at`;
+    zero, which means "never" where it is used, and whatever cannot be meant announce nothing.
 
     Raises:
         InvalidGrant: the grant is over: look whether somebody else renewed it, then end it.
@@ -65,6 +71,7 @@ def parse_token_response(response: Response, *, requested_at: float) -> TokenSet
             id_token=_optional_text(members, "id_token") or None,
             scope=_optional_text(members, "scope"),
             issued_token_type=_optional_text(members, "issued_token_type") or None,
+            refresh_token_expires_at=_announced_end(members, requested_at),
         )
     except InvalidTokenResponse as error:
         raise InvalidTokenResponse(str(error), carries_refresh_token=bool(members.get("refresh_token"))) from None
@@ -142,6 +149,15 @@ def _expires_at(expires_in: Any, requested_at: float) -> float | None:
     # What cannot be read counts as expired, never as endless. Refusing the whole answer instead would throw away a
     # refresh token that may be the only valid one left.
     return requested_at + min(max(_seconds(expires_in), 0.0), MAX_LIFETIME.total_seconds())
+
+
+def _announced_end(members: dict[str, Any], requested_at: float) -> float | None:
+    """Only what is plainly a duration may end anything later on; an instant, for instance, is longer than ten years."""
+    for name in _REFRESH_LIFETIMES:
+        seconds = _seconds(members.get(name))
+        if 0.0 < seconds <= _LONGEST_REFRESH_LIFETIME:
+            return requested_at + seconds
+    return None
 
 
 def _seconds(value: Any) -> float:

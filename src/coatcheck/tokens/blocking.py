@@ -26,6 +26,7 @@ from coatcheck.tokens.manager import Tokens
 from coatcheck.tokens.results import BearerTokenResult
 from coatcheck.tokens.sending import Checkpoints, no_checkpoint
 from coatcheck.tokens.store import UserTokenStore
+from coatcheck.tokens.user_search import SessionSearch
 from coatcheck.tokens.values import (
     DEFAULT_PARAMETERS,
     NOTHING,
@@ -72,6 +73,7 @@ class BlockingTokens:
         client_assertions: ClientAssertionService | None = None,
         coordination: CoordinationStore | None = None,
         keys: Sequence[str] | KeyRing | None = None,
+        sessions: SessionSearch | None = None,
         clock: Clock = SYSTEM_CLOCK,
         checkpoints: Checkpoints = no_checkpoint,
         lease_times: LeaseTimes = LeaseTimes(),  # noqa: B008  # a frozen value
@@ -89,6 +91,7 @@ class BlockingTokens:
             client_assertions=client_assertions,
             coordination=coordination,
             keys=keys,
+            sessions=sessions,
             clock=clock,
             checkpoints=checkpoints,
             lease_times=lease_times,
@@ -123,6 +126,15 @@ class BlockingTokens:
         if thread is not None and thread.pid == os.getpid():
             thread.stop()
             thread.join()
+
+    def user(self, *, sub: str | None = None, sid: str | None = None, iss: str | None = None) -> User:
+        """
+        Find the session of a user who is not here.
+
+        Raises:
+            LoginRequired, StoreUnavailable, ConfigurationError, ValueError: as `Tokens.user`.
+        """
+        return self._call(lambda tokens: tokens.user(sub=sub, sid=sid, iss=iss))
 
     def user_token(self, user: User, parameters: UserTokenRequestParameters = DEFAULT_PARAMETERS) -> UserToken:
         """

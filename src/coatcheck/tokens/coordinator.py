@@ -40,7 +40,8 @@ from coatcheck.tokens.endpoint import TokenEndpoint
 from coatcheck.tokens.freshness import TokenState
 from coatcheck.tokens.lease import HeldLease
 from coatcheck.tokens.memory import ExpiringMemory
-from coatcheck.tokens.renewal import Outcome, Refused, Renewed, Renewer
+from coatcheck.tokens.outcomes import Outcome, Refused, Renewed
+from coatcheck.tokens.renewal import Renewer
 from coatcheck.tokens.store import UserTokenStore
 from coatcheck.tokens.values import User, UserToken, UserTokenRequestParameters, is_renewed
 from coatcheck.tokens.verdicts import NOT_SENT, Verdict, VerdictKind, no_refresh_token, store_unavailable, told
@@ -119,9 +120,9 @@ class RenewalCoordinator:
             if is_renewed(latest, token, parameters, now=self._clock.time()):
                 return latest
             token, still_good = latest, self._works(latest, parameters)
+        if still_good and not token.can_be_renewed(self._clock.time()):
+            return token
         if token.refresh_token is None:
-            if still_good:
-                return token
             raise no_refresh_token(parameters.client).error(client=parameters.client)
         if still_good and self._background and not renews_inline(user):
             self._start(user, parameters, token)
@@ -150,10 +151,11 @@ class RenewalCoordinator:
             return "unavailable"
         if token is None:
             return "login_required"
-        state = token.state(self._clock.time())
+        now = self._clock.time()
+        state = token.state(now)
         if state is TokenState.FRESH:
             return "fresh"
-        if token.refresh_token is None:
+        if not token.can_be_renewed(now):
             return "login_required" if state is TokenState.EXPIRED else "fresh"
         grant = self._grant(parameters, token)
         failure = self._failure(grant, parameters, token)

@@ -26,6 +26,10 @@ class GrantNames:
         """Name what is known about a registration's refresh tokens."""
         return self._names("rotation", client.issuer, client.client_id)
 
+    def watermark(self) -> tuple[bytes, ...]:
+        """Name what tells how far the history of a store goes."""
+        return self._names("watermark")
+
     def _names(self, *parts: str) -> tuple[bytes, ...]:
         text = "\0".join(parts).encode("utf-8", "surrogatepass")
         return tuple(hashlib.blake2b(text, digest_size=32, key=key).digest() for key in self._keys)

@@ -118,6 +118,7 @@ class HeldLease:
         self._heart: asyncio.Task[None] | None = None
         self._asking = asyncio.Lock()
         self._written: SentMark | None = None  # or perhaps written: nobody heard of it
+        self._supposed: SentMark | None = None
         self._second_holder = secrets.token_bytes(16)
         self.mark: SentMark | None = None
         self.sends = 0
@@ -146,6 +147,10 @@ class HeldLease:
         if self._heart is None:
             self._heart = asyncio.get_running_loop().create_task(self._beat())
         return True
+
+    def suppose(self, mark: SentMark | None) -> None:
+        """Act as if *mark* had been found, which the store has forgotten. It is not left behind."""
+        self.mark = self._supposed = mark
 
     async def mark_sent(self, *, began: float, until: float, seconds: float) -> None:
         """
@@ -215,7 +220,8 @@ class HeldLease:
         """Give every name back; False if somebody else holds one that has a mark of ours."""
         while self._names:
             name = self._names[-1]
-            await self._store.release(name, self._holder, mark=self.mark)
+            left = None if self.mark is self._supposed else self.mark
+            await self._store.release(name, self._holder, mark=left)
             settled = self._written in (None, self.mark)
             if not settled and not self.is_held and not await self._taken_back(name):
                 return False

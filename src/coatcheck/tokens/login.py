@@ -44,5 +44,6 @@ async def redeem(endpoint: TokenEndpoint, code: AuthorizationCode, transaction: 
         scope=transaction.scope if answer.scope is None else answer.scope,
         refresh_token=answer.refresh_token,
         id_token=id_token,
+        refresh_token_expires_at=answer.refresh_token_expires_at,
     )
     return Redeemed(token, claims)

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from coatcheck.clock import SYSTEM_CLOCK, Clock
-from coatcheck.coordination import CoordinationStore, lacks_for_coordination
+from coatcheck.coordination import CoordinationStore
 from coatcheck.errors import (
     CoatcheckError,
     ConfigurationError,
@@ -26,8 +26,8 @@ from coatcheck.oauth.client import Client
 from coatcheck.oauth.client_auth import ClientAssertionService
 from coatcheck.oauth.messages import Form
 from coatcheck.provider import AuthorizationServer
-from coatcheck.sessions.seal import KeyRing, new_key
-from coatcheck.stores.memory import MemoryStore
+from coatcheck.sessions.seal import KeyRing
+from coatcheck.sessions.session import SessionFilter
 from coatcheck.tokens.client_token_cache import SharedClientTokens
 from coatcheck.tokens.client_tokens import ClientTokenRequest, ClientTokens
 from coatcheck.tokens.coordinator import WAITER_DEADLINE, RenewalCoordinator, TokensState
@@ -36,13 +36,16 @@ from coatcheck.tokens.freshness import TokenState
 from coatcheck.tokens.grant_names import GrantNames
 from coatcheck.tokens.lease import Leases, LeaseTimes
 from coatcheck.tokens.login import Redeemed, redeem
+from coatcheck.tokens.meeting_place import meeting_place
 from coatcheck.tokens.renewal import Renewer
 from coatcheck.tokens.results import BearerTokenResult
 from coatcheck.tokens.revocation import Revocation
+from coatcheck.tokens.rollback import StoreHistory
 from coatcheck.tokens.rotation import RotationProfiles
 from coatcheck.tokens.sending import Checkpoints, Sender, no_checkpoint
 from coatcheck.tokens.store import SessionUserTokenStore, UserTokenStore, session_bytes
 from coatcheck.tokens.traffic import Traffic
+from coatcheck.tokens.user_search import SessionSearch, find_user
 from coatcheck.tokens.values import (
     DEFAULT_PARAMETERS,
     NOTHING,
@@ -74,7 +77,7 @@ class Tokens:
     *coordination* is where all processes that use the same grants meet: a `SQLiteStore`, `PostgreSQLStore`,
     `RedisStore`, or an object of your own that is a `LeaseStore` and an `ExpiringStore`. With it come the *keys*, the
     same in each process (`coatcheck new-key`, or `key_from_file`). Without it, renewals are serialised in this process
-    only.
+    only. *sessions* is where `user` looks for sessions: those of a `BFF` are given to its own `tokens`.
 
     *waiter_deadline* is how long one caller waits for a renewal at most. With *background* False nothing is renewed
     after its caller has left. *revoke_refresh_token* and *revoke_access_token* are what a logout gives back; the access
@@ -94,6 +97,7 @@ class Tokens:
         client_assertions: ClientAssertionService | None = None,
         coordination: CoordinationStore | None = None,
         keys: Sequence[str] | KeyRing | None = None,
+        sessions: SessionSearch | None = None,
         background: bool = True,
         clock: Clock = SYSTEM_CLOCK,
         checkpoints: Checkpoints = no_checkpoint,
@@ -128,8 +132,10 @@ class Tokens:
             )
             for name, registration in self.clients.items()
         }
-        shared, ring = _coordination(coordination, keys, clock)
+        self._sessions = sessions
+        shared, ring = meeting_place(coordination, keys, clock)
         names = GrantNames(ring.derive_all("grants"))
+        self._history = StoreHistory(shared, names.watermark(), ring, clock=clock)
         profiles = RotationProfiles(shared, names, ring, clock=clock)
         leases = Leases(shared, clock=clock, times=lease_times)
         renewer = Renewer(
@@ -138,6 +144,7 @@ class Tokens:
             leases=leases,
             names=names,
             sender=Sender(profiles, clock=clock, times=lease_times, checkpoints=checkpoints),
+            history=self._history,
             checkpoints=checkpoints,
             pause=pause,
         )
@@ -187,6 +194,23 @@ class Tokens:
         """Return the authorization server of a registration: its metadata, its keys."""
         return self._endpoint(client).server
 
+    async def user(self, *, sub: str | None = None, sid: str | None = None, iss: str | None = None) -> User:
+        """
+        Find the session of a user who is not here, for a job that acts in their name: by *sub*, by *sid*, or both.
+
+        Of several sessions it is the one that was used last. *iss* is the login's issuer if nothing else is said.
+        Neither this nor renewing counts as a use of the session. Ask again for each piece of work: what is returned
+        does not learn that the session has ended.
+
+        Raises:
+            LoginRequired: there is no session (`session_missing`).
+            StoreUnavailable: nobody can say.
+            ConfigurationError: sessions cannot be searched where they are kept.
+            ValueError: neither *sub* nor *sid*.
+        """
+        who = SessionFilter(iss if iss is not None else self._endpoint("default").client.issuer, sub, sid)
+        return await find_user(self._sessions, who, now=self.clock.time())
+
     async def user_token(self, user: User, parameters: UserTokenRequestParameters = DEFAULT_PARAMETERS) -> UserToken:
         """
         Return the user's access token, renewed if it is due.
@@ -214,6 +238,30 @@ class Tokens:
     async def state_of(self, user: User, parameters: UserTokenRequestParameters = DEFAULT_PARAMETERS) -> TokensState:
         """Say how it stands with the user's token. Nothing is sent, and nothing is renewed."""
         return await self._renewals.state_of(user, parameters)
+
+    async def grant_ends_at(self, user: User) -> float | None:
+        """
+        Say when the user's grant ends unless it is renewed before (seconds since the epoch); None when nobody knows.
+
+        That is known where the authorization server announces how long its refresh tokens live.
+
+        Raises:
+            StoreUnavailable: the tokens cannot be read.
+        """
+        try:
+            token = await self.store.get_token(user, DEFAULT_PARAMETERS)
+        except (LoginRequired, SessionGone):
+            return None
+        return None if token is None else token.grant_ends_at
+
+    async def store_restored(self) -> None:
+        """
+        Tell all processes that a store was restored from a backup just now, as `coatcheck sessions restored` does.
+
+        Refresh tokens that came before may have been spent since the backup: where the authorization server rotates
+        them they are not sent any more. Raises `StoreUnavailable` when they may not know it: try again.
+        """
+        await self._history.note_restore()
 
     async def client_token(
         self,
@@ -293,7 +341,8 @@ class Tokens:
     async def store_login(self, user: User, token: UserToken, *, client: str = "default") -> None:
         """Hand the token of a login to the application's own store; the session's has it from the start."""
         if not isinstance(self.store, SessionUserTokenStore):
-            await self.store.store_token(user, token, UserTokenRequestParameters(client=client), replaces=None)
+            received = token if token.issued_at else replace(token, issued_at=self.clock.time())
+            await self.store.store_token(user, received, UserTokenRequestParameters(client=client), replaces=None)
 
     async def revoke(self, user: User) -> None:
         """
@@ -355,25 +404,3 @@ class Tokens:
                 f"there is no client registration named {client!r}: expected one of {', '.join(self.clients)}",
                 path="client",
             ) from None
-
-
-def _coordination(
-    given: CoordinationStore | None, keys: Sequence[str] | KeyRing | None, clock: Clock
-) -> tuple[CoordinationStore, KeyRing]:
-    """Return where renewals are serialised and the keys that name grants there; without any, both in this process."""
-    ring = keys if isinstance(keys, KeyRing) else KeyRing(keys if keys is not None else [new_key()])
-    if given is None:
-        return MemoryStore(clock), ring
-    if keys is None:
-        raise ConfigurationError(
-            "processes that share a store need the same keys to name grants there: give keys=[...], made by "
-            "`coatcheck new-key` or read with key_from_file(...)",
-            path="keys",
-        )
-    lacking = lacks_for_coordination(given)
-    if lacking:
-        raise ConfigurationError(
-            f"{type(given).__name__} cannot coordinate: it lacks {', '.join(lacking)} of LeaseStore and ExpiringStore",
-            path="coordination",
-        )
-    return given, ring

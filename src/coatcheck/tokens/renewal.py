@@ -6,10 +6,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import TypeAlias
 
 from coatcheck.clock import Clock
 from coatcheck.errors import (
@@ -26,11 +25,14 @@ from coatcheck.errors import (
 from coatcheck.oauth.rotation import RotationKind
 from coatcheck.oauth.token import TokenSet
 from coatcheck.telemetry import lease_wait
+from coatcheck.tokens.answered import renewed, rotated
 from coatcheck.tokens.endpoint import TokenEndpoint
 from coatcheck.tokens.freshness import TokenState, expiry_margin
 from coatcheck.tokens.grant_names import GrantNames
 from coatcheck.tokens.lease import HeldLease, Leases
+from coatcheck.tokens.outcomes import Outcome, Refused, Renewed
 from coatcheck.tokens.refreshed_id_token import OtherSubject, id_token_to_keep
+from coatcheck.tokens.rollback import StoreHistory
 from coatcheck.tokens.sending import Checkpoints, Due, InDoubt, Sender, decided
 from coatcheck.tokens.store import SessionUserTokenStore, UserTokenStore
 from coatcheck.tokens.values import User, UserToken, UserTokenRequestParameters, is_renewed
@@ -40,6 +42,7 @@ from coatcheck.tokens.verdicts import (
     ended,
     judge,
     no_refresh_token,
+    refresh_token_expired,
     renewal_lost,
     reuse_suspected,
     store_unavailable,
@@ -62,35 +65,6 @@ and says so soon after its store is back: it notices within 2 s, tries every hal
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Renewed:
-    """
-    A flight ended with *token*, the access token that *parameters* mean.
-
-    *sent*: it is the answer to a request of this flight, and to be used; otherwise it was found, and may be old.
-    """
-
-    parameters: UserTokenRequestParameters
-    token: UserToken
-    sent: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """
-    A flight for the access token that *parameters* mean ended with a *verdict*.
-
-    *personal* says that it is about the session for which the flight started, not about the grant.
-    """
-
-    parameters: UserTokenRequestParameters
-    verdict: Verdict
-    personal: bool = False
-
-
-Outcome: TypeAlias = Renewed | Refused
-
-
 class _MayBeKnown(Exception):
     """Nobody here knows what came of a sending; but the process that sent may, and may be about to say so."""
 
@@ -106,6 +80,7 @@ class Renewer:
         leases: Leases,
         names: GrantNames,
         sender: Sender,
+        history: StoreHistory,
         checkpoints: Checkpoints,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -114,6 +89,7 @@ class Renewer:
         self._leases = leases
         self._names = names
         self._sender = sender
+        self._history = history
         self._checkpoint = checkpoints
         self._pause = pause
         self._writer = Writer(store, clock=clock, pause=pause)
@@ -205,12 +181,15 @@ class Renewer:
                 return Renewed(parameters, current)
             if lease.mark is not None and current.issued_at >= lease.mark.sent_at:
                 lease.mark = None  # what was sent came back and was written; its holder died before it could say so
-            if is_renewed(current, seen, parameters, now=self._clock.time()):
+            now = self._clock.time()
+            if is_renewed(current, seen, parameters, now=now):
                 return Renewed(parameters, current)
+            if lease.mark is None and self._sender.profiles.known(endpoint.client).kind is not RotationKind.NONE:
+                lease.suppose(await self._history.forgotten_mark(names[0], current))
             await self._checkpoint("renewal.lease_held")
             resumed = lease.mark is not None
             due = Due(user, parameters, current, endpoint, lease, names[0], self._kept_until(user), resumed)
-            return await self._send(due, gives_up=gives_up)
+            return await self._send(due, gives_up=gives_up) if current.can_be_renewed(now) else await self._dead(due)
         finally:
             if not lease.handed_over:
                 await lease.release()
@@ -239,6 +218,9 @@ class Renewer:
             raise
         except CoatcheckError as error:
             return await self._refused(due, error)
+        sent = due.lease.mark if due.lease.sends else None
+        if sent is not None and (isinstance(answer, InDoubt) or rotated(answer, due.token)):
+            self._history.spent(due.grant, sent_at=sent.sent_at)
         if isinstance(answer, InDoubt):
             return await self._in_doubt(due, answer, gives_up=gives_up)
         return await self._answered(due, answer)
@@ -270,6 +252,17 @@ class Renewer:
         if token.expires_at is None or token.state(now) is TokenState.EXPIRED:
             return None
         return timedelta(seconds=token.expires_at - expiry_margin(token.expires_at - token.issued_at) - now)
+
+    async def _dead(self, due: Due) -> Outcome:
+        """Send nothing: the refresh token has reached its announced end, and the grant ends with the access token."""
+        verdict = refresh_token_expired(due.endpoint.client.issuer)
+        if due.token.state(self._clock.time()) is not TokenState.EXPIRED:
+            kept = replace(verdict, kind=VerdictKind.TRANSIENT, retry_after=self._works_for(due))
+            return Refused(due.parameters, kept)
+        latest = await self._cleared(due)
+        if latest is not None and latest.refresh_token != due.token.refresh_token:
+            return Renewed(due.parameters, latest)
+        return Refused(due.parameters, verdict)
 
     # What comes back
 
@@ -319,14 +312,12 @@ class Renewer:
             finally:
                 await self._writer.discard(answer.refresh_token, due.token, due.endpoint)
             return Refused(due.parameters, ended(str(error)))
-        token = _renewed(due.token, answer, id_token, due.parameters)
+        token = renewed(due.token, answer, id_token, due.parameters)
         ours = not await self._may_be_meant_for_another(due)
         if not ours:
             token = replace(due.token, refresh_token=token.refresh_token, id_token=id_token)
         outcome = await self._write(due, token, sent=ours)
-        await self._sender.profiles.learn(
-            due.endpoint.client, kept=answer.refresh_token in (None, due.token.refresh_token)
-        )
+        await self._sender.profiles.learn(due.endpoint.client, kept=not rotated(answer, due.token))
         return self._in_time(outcome, answered_at)
 
     def _in_time(self, outcome: Outcome, answered_at: float) -> Outcome:
@@ -381,19 +372,3 @@ class Renewer:
         if token.refresh_token != due.token.refresh_token or due.lease.is_held:
             return False
         return (await self.stored(due.user, due.parameters)).access_token != due.token.access_token
-
-
-def _renewed(
-    current: UserToken, answer: TokenSet, id_token: str | None, parameters: UserTokenRequestParameters
-) -> UserToken:
-    """Put the answer in the place of *current*; what it does not mention stays (RFC 6749 section 6)."""
-    return UserToken(
-        access_token=answer.access_token,
-        token_type=answer.token_type,
-        issued_at=answer.requested_at,
-        expires_at=answer.expires_at,
-        scope=answer.scope if answer.scope is not None else parameters.scope or current.scope,
-        refresh_token=answer.refresh_token or current.refresh_token,
-        id_token=id_token,
-        dpop_key=current.dpop_key,
-    )

@@ -33,6 +33,9 @@ async def no_checkpoint(name: str) -> None:
     """Pass every checkpoint."""
 
 
+_SENT_BEFORE = (
+    "a process that was renewing it ended, or was cut off, in the middle, or the store was restored from an older state"
+)
 _QUICK = 5.0
 """Seconds within which a connection has to break for the request to be sent again while its callers wait."""
 _ANSWER_SHARE = 0.875
@@ -90,7 +93,7 @@ class Sender:
         began = self._clock.monotonic()
         found = due.lease.mark
         if found is not None and not await self._may_send(due.endpoint.client, found):
-            return InDoubt("a process that was renewing it ended, or was cut off, in the middle")
+            return InDoubt(_SENT_BEFORE)
         sending = _Sending(self, due)
         try:
             return await self._once(due, sending)

@@ -34,13 +34,19 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What the access tokens of one client registration share, and those tokens by slot."""
+    """
+    What the access tokens of one client registration share, and those tokens by slot.
+
+    *received_at* is when the refresh token came, 0 in rows of older versions; *expires_at* is its announced end.
+    """
 
     refresh_token: str | None = field(default=None, repr=False)
     id_token: str | None = field(default=None, repr=False)
     dpop_key: str | None = field(default=None, repr=False)
     slots: dict[str, Slot] = field(default_factory=dict, repr=False)
     ended: bool = False
+    received_at: float = 0.0
+    expires_at: float | None = None
 
     def token(self, slot_name: str) -> UserToken | None:
         """Return the access token of a slot with what is shared; None when there is nothing to renew it with either."""
@@ -55,10 +61,17 @@ class Grant:
                 refresh_token=self.refresh_token,
                 id_token=self.id_token,
                 dpop_key=self.dpop_key,
+                refresh_token_expires_at=self.expires_at,
             )
         if self.refresh_token is None:
             return None
-        return UserToken.from_refresh_token(self.refresh_token, id_token=self.id_token, dpop_key=self.dpop_key)
+        return UserToken.from_refresh_token(
+            self.refresh_token,
+            id_token=self.id_token,
+            dpop_key=self.dpop_key,
+            issued_at=self.received_at or max((slot.issued_at for slot in self.slots.values()), default=0.0),
+            refresh_token_expires_at=self.expires_at,
+        )
 
     def all_tokens(self) -> list[UserToken]:
         """Return the access tokens of all slots, each with what is shared."""
@@ -68,7 +81,14 @@ class Grant:
         """Put *token* into a slot, and what it brings for all slots into the grant."""
         slot = Slot(token.access_token, token.token_type, token.issued_at, token.expires_at, token.scope)
         slots = {**self._worth_keeping(token.issued_at), slot_name: slot} if token.access_token else self.slots
-        return Grant(token.refresh_token, token.id_token, token.dpop_key, slots)
+        return Grant(
+            token.refresh_token,
+            token.id_token,
+            token.dpop_key,
+            slots,
+            received_at=self.received_at if token.refresh_token == self.refresh_token else token.issued_at,
+            expires_at=token.refresh_token_expires_at,
+        )
 
     def without_oldest_slot(self) -> Grant | None:
         """Drop the oldest access token: the refresh token brings another. None when only one is left."""

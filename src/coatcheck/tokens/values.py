@@ -23,6 +23,10 @@ def nothing() -> Mapping[str, Any]:
     return NOTHING
 
 
+_LEEWAY = 60.0
+"""Seconds after its announced end for which a refresh token is still tried: clocks differ, and servers round up."""
+
+
 class TokenType(StrEnum):
     """Whose access token a call to a remote API carries."""
 
@@ -48,6 +52,12 @@ class User:
     claims: Mapping[str, Any] = field(default_factory=nothing, repr=False, compare=False)
     session: SessionHandle | None = field(default=None, repr=False, compare=False)
 
+    @classmethod
+    def of(cls, session: SessionHandle) -> Self:
+        """Return whose live *session* it is."""
+        who = session.session
+        return cls(iss=who.iss, sub=who.sub, sid=who.sid, claims=who.claims, session=session)
+
     @property
     def name(self) -> str:
         """A name to greet them by; never a key, because users can choose it."""
@@ -63,9 +73,10 @@ class UserToken:
     """
     A user's access token and what renews it. Instants are seconds since the epoch.
 
-    *expires_at* is None when the authorization server did not say. *dpop_key* is the private key (JWK, as text) that
-    the token is bound to. An empty *access_token* means that there is none yet, only something to renew it with: see
-    `from_refresh_token`. `Tokens.user_token` never returns such a value. An empty *refresh_token* is none.
+    *expires_at* is None when the authorization server did not say, and so is *refresh_token_expires_at*. *dpop_key* is
+    the private key (JWK, as text) that the token is bound to. An empty *access_token* means that there is none yet,
+    only something to renew it with (see `from_refresh_token`), which came at *issued_at*, 0 if nobody knows;
+    `Tokens.user_token` never returns such a value. An empty *refresh_token* is none.
     """
 
     access_token: str = field(repr=False)
@@ -76,6 +87,7 @@ class UserToken:
     refresh_token: str | None = field(default=None, repr=False)
     id_token: str | None = field(default=None, repr=False)
     dpop_key: str | None = field(default=None, repr=False)
+    refresh_token_expires_at: float | None = None
 
     def __post_init__(self) -> None:
         # A column of an application's own store may be empty and not null. Renewals go by the refresh token, so users
@@ -85,10 +97,23 @@ class UserToken:
 
     @classmethod
     def from_refresh_token(
-        cls, refresh_token: str, *, id_token: str | None = None, dpop_key: str | None = None
+        cls,
+        refresh_token: str,
+        *,
+        id_token: str | None = None,
+        dpop_key: str | None = None,
+        issued_at: float = 0.0,
+        refresh_token_expires_at: float | None = None,
     ) -> Self:
         """What a store returns that knows how to renew but has no access token yet: the first use fetches one."""
-        return cls(access_token="", issued_at=0.0, refresh_token=refresh_token, id_token=id_token, dpop_key=dpop_key)
+        return cls(
+            access_token="",
+            issued_at=issued_at,
+            refresh_token=refresh_token,
+            id_token=id_token,
+            dpop_key=dpop_key,
+            refresh_token_expires_at=refresh_token_expires_at,
+        )
 
     def state(self, now: float) -> TokenState:
         """
@@ -104,6 +129,19 @@ class UserToken:
         if self.refresh_token is None or now < self.issued_at + DEFAULT_LIFETIME:
             return TokenState.FRESH
         return TokenState.STALE
+
+    def can_be_renewed(self, now: float) -> bool:
+        """Say whether there is a refresh token that is not dead at *now* by announcement."""
+        announced = self.refresh_token_expires_at
+        return self.refresh_token is not None and (announced is None or now < announced + _LEEWAY)
+
+    @property
+    def grant_ends_at(self) -> float | None:
+        """The instant from which neither of the two tokens is good for anything; None when nobody knows."""
+        announced = self.refresh_token_expires_at
+        if self.refresh_token is None or announced is None or (self.access_token and self.expires_at is None):
+            return None
+        return max(announced, self.expires_at or 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

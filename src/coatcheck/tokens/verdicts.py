@@ -156,6 +156,13 @@ def no_refresh_token(client: str) -> Verdict:
     )
 
 
+def refresh_token_expired(issuer: str) -> Verdict:
+    """The access token is spent, and the refresh token dead: its end was announced when it came."""
+    return Verdict(
+        VerdictKind.ENDED, f"the refresh token has reached the end that {issuer} announced for it: the grant is over"
+    )
+
+
 def judge(error: CoatcheckError, *, issuer: str) -> Verdict:
     """
     Say what a failed token request means. Only `invalid_grant` ends anything; what is unknown is transient.
