@@ -285,6 +285,27 @@ def test_worker(oidc_provider, tmp_path: Path):
         assert len(bearer(api)) > 20
 
 
+def test_job(oidc_provider, tmp_path: Path):
+    application = Application.at_free_port()
+    client = shop(oidc_provider, application, x_access_token_ttl=1)
+    with EchoAPI.serve() as api:
+        env = settings(oidc_provider, client, ORDERS_URL=api.url)
+        with running("quickstart", application, tmp_path, env) as (_, agent):
+            agent.login("/bff/login?returnUrl=/docs", username="alice")
+            until_expired(seconds=1)
+            env["PUBLIC_URL"] = application.url
+            with (
+                Program([sys.executable, EXAMPLES / "job.py", "alice"], env=env, cwd=tmp_path) as alice,
+                Program([sys.executable, EXAMPLES / "job.py", "eve"], env=env, cwd=tmp_path) as eve,
+            ):
+                assert (alice.wait(seconds=30), alice.output[:4]) == (0, "200 "), alice.output
+                assert eve.wait(seconds=30) == 1
+                assert eve.output == "eve has to log in first: this user has no session\n"
+            assert oidc_provider.whose(bearer(api))["sub"] == "alice"
+            assert api.last.target == "/orders"
+            assert len(oidc_provider.log(client_id="shop", grant_type="refresh_token")) == 1
+
+
 @pytest.fixture
 def deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with all that the files of the gateway refer to."""

@@ -157,6 +157,7 @@ class BFF:
             store=user_token_store,
             coordination=self._storage.coordination,
             keys=ring,
+            sessions=self._storage.searchable,
             http_clients=http_clients,
             client_assertions=client_assertions,
             clock=clock,

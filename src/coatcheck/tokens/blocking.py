@@ -19,6 +19,7 @@ from coatcheck.oauth.client import Client
 from coatcheck.oauth.client_auth import ClientAssertionService
 from coatcheck.oauth.messages import Form
 from coatcheck.sessions.seal import KeyRing
+from coatcheck.sessions.sessions import SearchableSessions
 from coatcheck.tokens.coordinator import WAITER_DEADLINE
 from coatcheck.tokens.lease import LeaseTimes
 from coatcheck.tokens.loop_thread import LoopThread
@@ -26,7 +27,6 @@ from coatcheck.tokens.manager import Tokens
 from coatcheck.tokens.results import BearerTokenResult
 from coatcheck.tokens.sending import Checkpoints, no_checkpoint
 from coatcheck.tokens.store import UserTokenStore
-from coatcheck.tokens.user_search import SessionSearch
 from coatcheck.tokens.values import (
     DEFAULT_PARAMETERS,
     NOTHING,
@@ -73,7 +73,7 @@ class BlockingTokens:
         client_assertions: ClientAssertionService | None = None,
         coordination: CoordinationStore | None = None,
         keys: Sequence[str] | KeyRing | None = None,
-        sessions: SessionSearch | None = None,
+        sessions: SearchableSessions | None = None,
         clock: Clock = SYSTEM_CLOCK,
         checkpoints: Checkpoints = no_checkpoint,
         lease_times: LeaseTimes = LeaseTimes(),  # noqa: B008  # a frozen value

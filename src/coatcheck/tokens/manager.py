@@ -13,13 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from coatcheck.clock import SYSTEM_CLOCK, Clock
 from coatcheck.coordination import CoordinationStore
 from coatcheck.errors import (
-    CoatcheckError,
     ConfigurationError,
-    InvalidTokenResponse,
     LoginRequired,
-    OAuthError,
     SessionGone,
-    TokenUnavailable,
 )
 from coatcheck.oauth.authorize import AuthorizationCode, AuthorizationTransaction
 from coatcheck.oauth.client import Client
@@ -28,10 +24,12 @@ from coatcheck.oauth.messages import Form
 from coatcheck.provider import AuthorizationServer
 from coatcheck.sessions.seal import KeyRing
 from coatcheck.sessions.session import SessionFilter
+from coatcheck.sessions.sessions import SearchableSessions
 from coatcheck.tokens.client_token_cache import SharedClientTokens
 from coatcheck.tokens.client_tokens import ClientTokenRequest, ClientTokens
 from coatcheck.tokens.coordinator import WAITER_DEADLINE, RenewalCoordinator, TokensState
 from coatcheck.tokens.endpoint import TokenEndpoint
+from coatcheck.tokens.exchanging import exchange
 from coatcheck.tokens.freshness import TokenState
 from coatcheck.tokens.grant_names import GrantNames
 from coatcheck.tokens.lease import Leases, LeaseTimes
@@ -45,7 +43,7 @@ from coatcheck.tokens.rotation import RotationProfiles
 from coatcheck.tokens.sending import Checkpoints, Sender, no_checkpoint
 from coatcheck.tokens.store import SessionUserTokenStore, UserTokenStore, session_bytes
 from coatcheck.tokens.traffic import Traffic
-from coatcheck.tokens.user_search import SessionSearch, find_user
+from coatcheck.tokens.user_search import find_user
 from coatcheck.tokens.values import (
     DEFAULT_PARAMETERS,
     NOTHING,
@@ -54,17 +52,11 @@ from coatcheck.tokens.values import (
     UserToken,
     UserTokenRequestParameters,
 )
-from coatcheck.tokens.verdicts import judge
 from coatcheck.transport import BACK_CHANNEL_HTTP_CLIENT, BackChannel, Send
 
 if TYPE_CHECKING:
     from coatcheck.tokens.auth import HTTPClients as HTTPClients  # these load httpx2
     from coatcheck.tokens.auth import TokenAuth
-
-_REFUSED_EXCHANGE = frozenset(
-    {"invalid_request", "invalid_target", "invalid_scope", "invalid_grant", "access_denied", "interaction_required"}
-)
-"""Answers to a token exchange that are about the token or the target, not about us (RFC 8693 2.2.2)."""
 
 
 class Tokens:
@@ -97,7 +89,7 @@ class Tokens:
         client_assertions: ClientAssertionService | None = None,
         coordination: CoordinationStore | None = None,
         keys: Sequence[str] | KeyRing | None = None,
-        sessions: SessionSearch | None = None,
+        sessions: SearchableSessions | None = None,
         background: bool = True,
         clock: Clock = SYSTEM_CLOCK,
         checkpoints: Checkpoints = no_checkpoint,
@@ -204,7 +196,7 @@ class Tokens:
 
         Raises:
             LoginRequired: there is no session (`session_missing`).
-            StoreUnavailable: nobody can say.
+            StoreUnavailable, UnknownSealKey: nobody can say.
             ConfigurationError: sessions cannot be searched where they are kept.
             ValueError: neither *sub* nor *sid*.
         """
@@ -307,20 +299,13 @@ class Tokens:
 
         RFC 8693 section 2.
         """
-        endpoint = self._endpoint(client)
-        try:
-            answer = await endpoint.exchange(
-                subject_token, audience=audience, resource=resource, scope=scope, actor_token=actor_token
-            )
-            if answer.token_type != "Bearer":
-                raise InvalidTokenResponse(f"the exchanged token is of type {answer.token_type}, expected Bearer")
-        except CoatcheckError as error:
-            if isinstance(error, OAuthError) and error.error in _REFUSED_EXCHANGE:
-                raise
-            verdict = judge(error, issuer=endpoint.client.issuer)
-            raise TokenUnavailable(verdict.message, retry_after=verdict.retry_after) from error
-        return BearerTokenResult(
-            answer.access_token, answer.expires_at, scope if answer.scope is None else answer.scope
+        return await exchange(
+            self._endpoint(client),
+            subject_token,
+            audience=audience,
+            resource=resource,
+            scope=scope,
+            actor_token=actor_token,
         )
 
     async def redeem(self, code: AuthorizationCode, transaction: AuthorizationTransaction) -> Redeemed:
