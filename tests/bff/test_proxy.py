@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import pytest
 
+from coatcheck.audit import AUDIT_LOGGER
 from coatcheck.tokens.results import (
     AccessTokenResult,
     BearerTokenResult,
@@ -169,6 +171,39 @@ async def test_what_a_remote_api_may_not_say_is_dropped() -> None:
         browser = await rig.call("GET", ANYTHING)
         assert browser.status == 401
         assert {name for name, _ in browser.headers} == {b"content-length", b"cache-control", b"vary"}
+
+
+NO = b"HTTP/1.1 401 No\r\ncontent-length: 4\r\n\r\nno: "
+STEP_UP = NO.replace(b"\r\n", b'\r\nwww-authenticate: Bearer error="insufficient_user_authentication"\r\n', 1)
+
+
+@pytest.mark.spec("LOG-07")
+@pytest.mark.parametrize(
+    ("answer", "result", "login", "told"),
+    [
+        (NO, BearerTokenResult("the-users-token"), True, True),
+        (NO, BearerTokenResult("the-clients-token"), False, True),
+        (NO, NoAccessTokenResult(), True, False),
+        (STEP_UP, BearerTokenResult("the-users-token"), True, False),
+        (NO.replace(b"401", b"403"), BearerTokenResult("the-users-token"), True, False),
+    ],
+    ids=["user", "client", "without a token", "a stronger login is wanted", "forbidden"],
+)
+async def test_a_token_that_is_refused_is_a_line_of_the_audit_log(
+    answer: bytes, result: AccessTokenResult, login: bool, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger=AUDIT_LOGGER)
+    retriever, token = FixedRetriever(result), "user" if login else "client"
+    async with (
+        raw_upstream(answer) as upstream,
+        route(upstream.url, retriever=retriever, token=token, anonymous=not login) as rig,
+    ):
+        await rig.call("GET", ANYTHING, login=login)
+    lines = [vars(record)["audit"] for record in caplog.records if record.name == AUDIT_LOGGER]
+    assert [(line["event"], line["api"], "session" in line) for line in lines] == (
+        [("token_refused", "/api/orders", login)] if told else []
+    )
+    assert "-token" not in caplog.text
 
 
 @pytest.mark.spec("PRX-22")

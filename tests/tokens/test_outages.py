@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from datetime import timedelta
 
 import pytest
 
+from coatcheck.audit import session_reference, user_reference
 from coatcheck.errors import TokenUnavailable, TransportError
 from coatcheck.oauth.messages import Response
 from tests.tokens.scene import LIFETIME, STALE, Browser, Scene
-from tests.tokens.token_service import error
+from tests.tokens.token_service import ISSUER, error
 
 USERS = 30
 HTML = Response(200, {"content-type": "text/html"}, b"<!doctype html><title>Maintenance</title>")
@@ -134,8 +136,16 @@ async def test_a_newest_refresh_token_that_is_refused_is_a_security_event(caplog
     user = await browser.request()
     with pytest.raises(Exception, match="says that the grant is over"):
         await scene.tokens.user_token(user)
-    (event,) = [record for record in caplog.records if hasattr(record, "event")]
-    assert vars(event)["event"] == "refresh_token_reuse_suspected"
+    (event,) = [record for record in caplog.records if hasattr(record, "audit")]
+    assert event.levelname == "WARNING"
+    assert vars(event)["audit"] == {
+        "event": "refresh_token_reuse_suspected",
+        "age": str(int(LIFETIME.total_seconds())),
+        "client": "default",
+        "iss": ISSUER,
+        "session": session_reference(user.session.session.id if user.session else ""),
+        "user": user_reference(ISSUER, "alice"),
+    }
     assert stolen not in caplog.text
 
 
@@ -150,8 +160,12 @@ async def test_a_grant_that_ends_while_its_token_still_works_raises_one_alarm(ca
     scene.clock.forward(STALE)
     await scene.tokens.user_token(await browser.request())
     await scene.tokens.aclose()  # which waits for the renewal in the background
-    lines = [(record.levelname, record.getMessage().partition(": ")[0]) for record in caplog.records]
-    assert sorted(lines) == [("INFO", "renewal_failed"), ("WARNING", "refresh_token_reuse_suspected")]
+    lines = [(record.levelname, re.split(r"[: ]", record.getMessage())[0]) for record in caplog.records]
+    assert sorted(lines) == [
+        ("INFO", "renewal_failed"),
+        ("INFO", "token_renewal_failed"),
+        ("WARNING", "refresh_token_reuse_suspected"),
+    ]
 
 
 @pytest.mark.spec("REF-16")

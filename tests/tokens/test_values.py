@@ -136,7 +136,7 @@ PARAMETERS = UserTokenRequestParameters(
         Redeemed(TOKEN, {"sub": CANARY}),
         User("https://issuer.example", "alice", claims={"email": CANARY}),
         Renewed(PARAMETERS, TOKEN, sent=True),
-        Refused(PARAMETERS, ended("over")),
+        Refused(PARAMETERS, ended("over", reason="invalid_grant")),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -21,11 +21,9 @@ from coatcheck.tokens.verdicts import (
     Reach,
     Verdict,
     VerdictKind,
-    ended,
     judge,
     no_refresh_token,
     renewal_lost,
-    reuse_suspected,
     store_unavailable,
 )
 
@@ -106,22 +104,6 @@ def test_an_answer_that_was_lost_ends_the_session_with_a_code_of_its_own() -> No
 def test_an_answer_that_was_lost_for_another_registration_ends_no_session() -> None:
     error = renewal_lost("https://issuer.example", "no answer", client="other").error(client="other")
     assert getattr(error, "code", None) == "login_required"
-
-
-@pytest.mark.spec("REF-35")
-def test_a_refresh_token_that_should_have_been_good_is_an_event_that_ordinary_ends_are_not(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    ended("the grant is over").error(client="default")
-    no_refresh_token("default").error(client="default")
-    assert caplog.records == []
-    reuse_suspected("https://issuer.example", client="default", sub="alice", age=61.2)
-    (event,) = caplog.records
-    assert event.levelname == "WARNING"
-    assert vars(event)["event"] == "refresh_token_reuse_suspected"
-    assert event.getMessage().startswith("refresh_token_reuse_suspected: "), "a plain log has the message only"
-    assert "alice" in event.getMessage()
-    assert "61 s old" in event.getMessage()
 
 
 def test_a_refusal_of_our_own_keeps_its_time_to_come_back() -> None:

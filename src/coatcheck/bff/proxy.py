@@ -42,9 +42,10 @@ from coatcheck.bff.step_up import step_up_path
 from coatcheck.errors import ConfigurationError, SessionGone, StoreUnavailable, UnknownSealKey
 from coatcheck.oauth.challenge import StepUpChallenge
 from coatcheck.oauth.url import shown
-from coatcheck.tokens.results import AccessTokenResult
+from coatcheck.tokens.auditing import token_refused
+from coatcheck.tokens.results import AccessTokenResult, NoAccessTokenResult
 from coatcheck.tokens.retrievers import AccessTokenRetrievalContext, AccessTokenRetriever, DefaultAccessTokenRetriever
-from coatcheck.tokens.values import DEFAULT_PARAMETERS, TokenType, UserTokenRequestParameters
+from coatcheck.tokens.values import DEFAULT_PARAMETERS, TokenType, User, UserTokenRequestParameters
 
 if TYPE_CHECKING:
     from coatcheck.bff.settings import Settings
@@ -148,7 +149,7 @@ class RemoteAPI:
         if client:
             headers.append(("x-forwarded-for", client[0]))
         headers += self._credentials.header_lines(result, method=method, url=url)
-        await relay(
+        status = await relay(
             Outgoing(method, url, headers, length, self._timeout),
             receive,
             send,
@@ -158,6 +159,8 @@ class RemoteAPI:
             before_send=partial(self._confirm, current),
             http_version=scope.get("http_version", "1.1"),
         )
+        if status == 401 and not isinstance(result, NoAccessTokenResult):
+            token_refused(self.path, user=None if session is None else User.of(session))
 
     # Route
 

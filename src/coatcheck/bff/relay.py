@@ -92,9 +92,9 @@ async def relay(
     set_cookies: Callable[[], list[bytes]],
     before_send: BeforeSend = ready,
     http_version: str = "1.1",
-) -> None:
+) -> int:
     """
-    Forward *outgoing* with the body that *receive* brings, and pass the answer on to *send*.
+    Forward *outgoing* with the body that *receive* brings, pass the answer on to *send*, and return its status.
 
     *personal* is explained at `response_headers`; *set_cookies* is asked when the answer begins. *before_send* is
     awaited when everything is ready, right before the head of the request leaves; if it raises, nothing does. A body
@@ -121,6 +121,7 @@ async def relay(
         try:
             exchange.check()
             await exchange.answer(response, send, outgoing.method, personal=personal, set_cookies=set_cookies)
+            return response.status
         finally:
             await response.aclose()
     except asyncio.CancelledError:

@@ -8,7 +8,8 @@ from typing import Protocol, TypeAlias
 import httpx2
 
 from coatcheck.errors import CoatcheckError, TokenUnavailable
-from coatcheck.tokens.values import ClientToken, UserToken
+from coatcheck.tokens.auditing import token_refused
+from coatcheck.tokens.values import ClientToken, User, UserToken
 
 HTTPClients: TypeAlias = Mapping[str, httpx2.AsyncClient]
 """HTTP clients by name; `BACK_CHANNEL_HTTP_CLIENT` is the one for token requests."""
@@ -38,8 +39,9 @@ class TokenAuth(httpx2.Auth):
     An API that refuses new tokens too (the wrong audience, for instance) does not get another one for each request.
     """
 
-    def __init__(self, source: AccessTokenSource) -> None:
+    def __init__(self, source: AccessTokenSource, *, user: User | None = None) -> None:
         self._source = source
+        self._user = user
         self._renewed_in_vain: str | None = None
 
     async def async_auth_flow(self, request: httpx2.Request) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
@@ -47,7 +49,8 @@ class TokenAuth(httpx2.Auth):
         token = await self._source()
         _attach(request, token)
         response = yield request
-        if response.status_code != 401 or not _is_buffered(request) or token.access_token == self._renewed_in_vain:
+        refused = _is_refused(response, self._user)
+        if not refused or not _is_buffered(request) or token.access_token == self._renewed_in_vain:
             return
         try:
             renewed = await self._source(refused=token.access_token)
@@ -55,7 +58,7 @@ class TokenAuth(httpx2.Auth):
             return  # the caller gets the 401 of the API, which says more about this request
         _attach(request, renewed)
         response = yield request
-        if response.status_code == 401:
+        if _is_refused(response, self._user):
             self._renewed_in_vain = renewed.access_token
 
     def sync_auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response, None]:
@@ -66,8 +69,9 @@ class TokenAuth(httpx2.Auth):
 class BlockingTokenAuth(httpx2.Auth):
     """`TokenAuth` for `httpx2.Client`: the same promises. Threads may share it."""
 
-    def __init__(self, source: BlockingAccessTokenSource) -> None:
+    def __init__(self, source: BlockingAccessTokenSource, *, user: User | None = None) -> None:
         self._source = source
+        self._user = user
         self._renewed_in_vain: str | None = None
 
     def sync_auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response, None]:
@@ -75,7 +79,8 @@ class BlockingTokenAuth(httpx2.Auth):
         token = self._source()
         _attach(request, token)
         response = yield request
-        if response.status_code != 401 or not _is_buffered(request) or token.access_token == self._renewed_in_vain:
+        refused = _is_refused(response, self._user)
+        if not refused or not _is_buffered(request) or token.access_token == self._renewed_in_vain:
             return
         try:
             renewed = self._source(refused=token.access_token)
@@ -83,12 +88,21 @@ class BlockingTokenAuth(httpx2.Auth):
             return  # the caller gets the 401 of the API, which says more about this request
         _attach(request, renewed)
         response = yield request
-        if response.status_code == 401:
+        if _is_refused(response, self._user):
             self._renewed_in_vain = renewed.access_token
 
     def async_auth_flow(self, request: httpx2.Request) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
         """Refuse: the event loop would stand still while a token is renewed."""
         raise RuntimeError("BlockingTokens.auth(...) works with httpx2.Client only: for httpx2.AsyncClient use Tokens")
+
+
+def _is_refused(response: httpx2.Response, user: User | None) -> bool:
+    """Say whether the API refuses the token, and have the audit log say so, too."""
+    if response.status_code != 401:
+        return False
+    url = response.request.url
+    token_refused(f"{url.scheme}://{url.netloc.decode('ascii')}", user=user)
+    return True
 
 
 def _attach(request: httpx2.Request, token: UserToken | ClientToken) -> None:

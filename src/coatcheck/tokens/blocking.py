@@ -246,7 +246,7 @@ class BlockingTokens:
             token = self.user_token(user, parameters)
             return self.user_token(user, forced) if token.access_token == refused else token
 
-        return BlockingTokenAuth(user_token)
+        return BlockingTokenAuth(user_token, user=user)
 
     def _call(self, work: Callable[[Tokens], Coroutine[Any, Any, T]]) -> T:
         with _starting:

@@ -36,6 +36,7 @@ from coatcheck.clock import Clock
 from coatcheck.errors import LoginRequired, SessionGone, StoreUnavailable, TokenUnavailable
 from coatcheck.single_flight import SingleFlight
 from coatcheck.telemetry import renewals, verdicts, wait_time, waiters
+from coatcheck.tokens.auditing import token_renewal_failed, token_renewed
 from coatcheck.tokens.endpoint import TokenEndpoint
 from coatcheck.tokens.freshness import TokenState
 from coatcheck.tokens.lease import HeldLease
@@ -318,7 +319,11 @@ class RenewalCoordinator:
         finally:
             waiters.record(self._waiting.pop(grant, 0))
         renewals.add(1, {"outcome": _word(outcome)})
-        if isinstance(outcome, Refused):
+        if isinstance(outcome, Renewed):
+            if outcome.sent:
+                token_renewed(user, client=parameters.client)
+        else:
+            token_renewal_failed(user, outcome.verdict, client=parameters.client)
             verdicts.add(1, {"kind": outcome.verdict.kind.value})
             if not outcome.personal:
                 self._remember(grant, parameters, seen, outcome.verdict)

@@ -379,7 +379,7 @@ class Tokens:
             # Many calls may be refused together: whoever comes after the renewal uses what it brought.
             return await self.user_token(user, forced) if token.access_token == refused else token
 
-        return TokenAuth(user_token)
+        return TokenAuth(user_token, user=user)
 
     def _endpoint(self, client: str) -> TokenEndpoint:
         try:

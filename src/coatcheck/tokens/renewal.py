@@ -26,6 +26,7 @@ from coatcheck.oauth.rotation import RotationKind
 from coatcheck.oauth.token import TokenSet
 from coatcheck.telemetry import lease_wait
 from coatcheck.tokens.answered import renewed, rotated
+from coatcheck.tokens.auditing import reuse_suspected
 from coatcheck.tokens.endpoint import TokenEndpoint
 from coatcheck.tokens.freshness import TokenState, expiry_margin
 from coatcheck.tokens.grant_names import GrantNames
@@ -44,7 +45,6 @@ from coatcheck.tokens.verdicts import (
     no_refresh_token,
     refresh_token_expired,
     renewal_lost,
-    reuse_suspected,
     store_unavailable,
 )
 from coatcheck.tokens.writing import Answer, Writer, too_large
@@ -116,7 +116,7 @@ class Renewer:
                         await self._settle(user, parameters, seen, endpoint)
                         return await self._renew(user, parameters, seen, endpoint, gives_up=True)
             held_up = "the lease on the grant was lost before anything was sent: this process is held up, or overloaded"
-            return Refused(parameters, Verdict(VerdictKind.TRANSIENT, held_up))
+            return Refused(parameters, Verdict(VerdictKind.TRANSIENT, held_up, reason="held_up"))
         except LoginRequired as error:
             return Refused(parameters, Verdict(VerdictKind.ENDED, str(error), code=error.code), personal=True)
         except StoreUnavailable as error:
@@ -281,7 +281,7 @@ class Renewer:
         client = due.endpoint.client
         if due.lease.sends == 1 and self._sender.profiles.known(client).kind is not RotationKind.NONE:
             age = self._clock.time() - due.token.issued_at
-            reuse_suspected(client.issuer, client=due.parameters.client, sub=due.user.sub, age=age)
+            reuse_suspected(due.user, client=due.parameters.client, age=age)
 
     async def _renewed_elsewhere(self, due: Due) -> UserToken | None:
         """Return what another process wrote in the place of the token that was due, or None."""
@@ -311,7 +311,7 @@ class Renewer:
                 await self._store.clear_token(due.user, due.parameters)
             finally:
                 await self._writer.discard(answer.refresh_token, due.token, due.endpoint)
-            return Refused(due.parameters, ended(str(error)))
+            return Refused(due.parameters, ended(str(error), reason="other_subject"))
         token = renewed(due.token, answer, id_token, due.parameters)
         ours = not await self._may_be_meant_for_another(due)
         if not ours:
@@ -358,7 +358,8 @@ class Renewer:
             return Renewed(due.parameters, await self.stored(due.user, due.parameters))
         except (SessionGone, LoginRequired):
             due.lease.mark = None
-            return Refused(due.parameters, ended("the session ended while its token was renewed"), personal=True)
+            gone = ended("the session ended while its token was renewed", reason="session_ended")
+            return Refused(due.parameters, gone, personal=True)
         await self._checkpoint("renewal.written")
         due.lease.mark = None
         return Renewed(due.parameters, token, sent=sent)

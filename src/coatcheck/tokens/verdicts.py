@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import Enum
 
@@ -22,8 +21,6 @@ from coatcheck.errors import (
 )
 from coatcheck.oauth.error_response import MAX_RETRY_AFTER
 from coatcheck.tokens.values import DEFAULT_PARAMETERS
-
-_log = logging.getLogger("coatcheck")
 
 
 class VerdictKind(Enum):
@@ -50,13 +47,18 @@ class Reach(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A judged failure, as a value: every waiter gets an exception of its own from `error()`."""
+    """
+    A judged failure, as a value: every waiter gets an exception of its own from `error()`.
+
+    *reason* is for the audit log: the error code of the authorization server, or a word of ours.
+    """
 
     kind: VerdictKind
     message: str
     code: str = ""
     retry_after: timedelta | None = None
     reach: Reach = Reach.REQUEST
+    reason: str = ""
 
     def silence(self, *, at_least: float) -> float:
         """Return for how many seconds not to ask again: as long as the authorization server wants, up to a minute."""
@@ -97,9 +99,9 @@ _REACHES = {
 _BUSY = frozenset({"temporarily_unavailable", "server_error", "slow_down"})
 
 
-def ended(message: str) -> Verdict:
+def ended(message: str, *, reason: str) -> Verdict:
     """The grant is over; nothing but a new login helps."""
-    return Verdict(VerdictKind.ENDED, message)
+    return Verdict(VerdictKind.ENDED, message, reason=reason)
 
 
 def ended_code(client: str) -> str:
@@ -119,31 +121,7 @@ def renewal_lost(issuer: str, what: str, *, client: str) -> Verdict:
         'a login is needed; if it permits it, set rotation to "none" or "grace:<seconds>s"'
     )
     code = "renewal_lost" if client == DEFAULT_PARAMETERS.client else "login_required"
-    return Verdict(VerdictKind.ENDED, message, code=code)
-
-
-def reuse_suspected(issuer: str, *, client: str, sub: str, age: float) -> None:
-    """
-    Write a security event: a refresh token was refused that should have been good.
-
-    Call it on `invalid_grant` to the newest refresh token that is stored, when it was sent once and no newer one
-    appeared, unless the authorization server is known to keep refresh tokens: then it cannot tell that one is used
-    twice. That is all that is known. The user or an administrator may have ended the grant, it may have reached its
-    age, or somebody else has a copy of the token and used it first: *sub* and *age* (seconds since the token came) help
-    to find out which in the log of the authorization server.
-
-    RFC 9700 section 4.14.2.
-    """
-    _log.warning(
-        "refresh_token_reuse_suspected: %s refused the newest refresh token of %r (registration %r), %.0f s old and "
-        "sent once: the grant was ended or has expired there, or somebody else has used the token; the log of the "
-        "authorization server knows which",
-        issuer,
-        sub,
-        client,
-        age,
-        extra={"event": "refresh_token_reuse_suspected", "issuer": issuer, "client": client, "sub": sub},
-    )
+    return Verdict(VerdictKind.ENDED, message, code=code, reason="renewal_lost")
 
 
 def no_refresh_token(client: str) -> Verdict:
@@ -159,7 +137,9 @@ def no_refresh_token(client: str) -> Verdict:
 def refresh_token_expired(issuer: str) -> Verdict:
     """The access token is spent, and the refresh token dead: its end was announced when it came."""
     return Verdict(
-        VerdictKind.ENDED, f"the refresh token has reached the end that {issuer} announced for it: the grant is over"
+        VerdictKind.ENDED,
+        f"the refresh token has reached the end that {issuer} announced for it: the grant is over",
+        reason="refresh_token_expired",
     )
 
 
@@ -169,9 +149,28 @@ def judge(error: CoatcheckError, *, issuer: str) -> Verdict:
 
     RFC 6749 section 5.2, OpenID Connect Core 1.0 section 3.1.2.6.
     """
+    return replace(_judged(error, issuer), reason=_reason(error))
+
+
+def _reason(error: CoatcheckError) -> str:
+    match error:
+        case OAuthError(error=code):
+            return code
+        case ConfigurationError():
+            return "configuration"
+        case TransportError():
+            return "no_answer"
+        case ProtocolError():
+            return "invalid_answer"
+        case StoreUnavailable():
+            return "store_unavailable"
+    return ""
+
+
+def _judged(error: CoatcheckError, issuer: str) -> Verdict:
     match error:
         case InvalidGrant():
-            return ended(f"{issuer} says that the grant is over: {error}")
+            return Verdict(VerdictKind.ENDED, f"{issuer} says that the grant is over: {error}")
         case OAuthError(error=code) if code in _NEEDS_USER:
             return Verdict(VerdictKind.NEEDS_USER, f"{issuer} wants to see the user: {error}", code="login_required")
         case OAuthError(error=code, retry_after=retry_after) if code in _REMEDIES:
