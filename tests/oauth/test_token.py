@@ -437,3 +437,47 @@ def test_the_default_scope_is_a_login() -> None:
     assert isinstance(CLIENT, Client)
     with pytest.raises(InvalidTokenResponse):
         require_id_token(parsed(), scope=CLIENT.scope)
+
+
+@pytest.mark.spec("SES-13")
+@pytest.mark.parametrize("name", ["refresh_expires_in", "refresh_token_expires_in"])
+@pytest.mark.parametrize(
+    ("announced", "lives"),
+    [
+        (1800, 1800.0),
+        ("1800", 1800.0),
+        (1800.5, 1800.5),
+        (15_552_000, 15_552_000.0),
+        (0, None),  # Keycloak: offline tokens, which end when they are not used
+        (-1, None),
+        (1_800_000_000, None),  # an instant
+        (1e300, None),
+        ("soon", None),
+        ("", None),
+        (True, None),
+        (None, None),
+        ([1800], None),
+        ({"seconds": 1800}, None),
+    ],
+)
+def test_the_announced_end_of_a_refresh_token(name: str, announced: object, lives: float | None) -> None:
+    """No specification has it, so nothing but a plain duration may end a session later on."""
+    ends = parsed(refresh_token="rt", **{name: announced}).refresh_token_expires_at
+    assert ends == (None if lives is None else NOW + lives)
+
+
+@pytest.mark.spec("SES-13")
+@given(st.floats() | st.integers() | st.text() | st.booleans() | st.none())
+def test_no_announcement_ends_anything_at_once(announced: object) -> None:
+    body = json.dumps({**GOOD, "refresh_expires_in": announced}).encode()
+    try:
+        tokens = parse_token_response(Response(200, {"content-type": "application/json"}, body), requested_at=NOW)
+    except CoatcheckError:
+        return  # NaN is no JSON
+    ends = tokens.refresh_token_expires_at
+    assert ends is None or NOW <= ends < NOW + 11 * 366 * DAY
+
+
+@pytest.mark.spec("SES-13")
+def test_a_first_announcement_that_says_nothing_leaves_room_for_the_other() -> None:
+    assert parsed(refresh_expires_in=0, refresh_token_expires_in=60).refresh_token_expires_at == NOW + 60

@@ -225,3 +225,26 @@ async def test_the_end_of_a_process_waits_for_what_is_given_back_but_not_for_eve
     await ours.drain(seconds=4.0)
     assert 3.9 <= clock.time() - began <= 4.1
     assert len(ours._releases) == 0
+
+
+@pytest.mark.spec("REF-28")
+async def test_a_mark_that_the_store_has_forgotten_counts_and_is_not_left_behind(clock: HandClock) -> None:
+    """It is supposed to be there, and nobody can take back what nobody has written."""
+    left: list[SentMark | None] = []
+
+    class Watched(Store):
+        async def release(self, key: bytes, holder: bytes, *, mark: SentMark | None) -> None:
+            left.append(mark)
+            await super().release(key, holder, mark=mark)
+
+    leases = Leases(Watched(clock), clock=clock, times=LeaseTimes())
+    supposed = SentMark(clock.time())
+    lease = await leases.take([NAME])
+    lease.suppose(supposed)
+    await lease.release()
+    again = await leases.take([NAME])
+    again.suppose(supposed)
+    await again.mark_sent(began=clock.time(), until=FOREVER, seconds=5.0)
+    assert again.sends == 2
+    await again.release()
+    assert left == [None, SentMark(supposed.sent_at, 2)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -18,8 +17,8 @@ from coatcheck.tokens import Tokens, User, UserToken, UserTokenRequestParameters
 from coatcheck.tokens.rollback import StoreHistory
 from coatcheck.tokens.shared_store import SharedUserTokenStore
 from tests.testing.clocks import HandClock
-from tests.tokens.scene import CLIENT, LIFETIME, Scene
-from tests.tokens.token_service import ISSUER
+from tests.tokens.scene import CLIENT, LIFETIME, STALE, Scene
+from tests.tokens.token_service import ISSUER, LOST
 
 RING = KeyRing([new_key()])
 NAMES = (bytes(32),)
@@ -106,6 +105,7 @@ async def test_it_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     for process in processes:
         await process.forgotten_mark(GRANT, machine.token())
     restore()
+    machine.clock.forward(MINUTES)
     for process in processes * 2:
         await process.forgotten_mark(GRANT, machine.token())
         machine.clock.forward(MINUTES)
@@ -154,6 +154,10 @@ async def test_a_failover_that_forgets_a_moment_ends_no_session() -> None:
     restore = machine.store.backup()
     machine.clock.forward(timedelta(seconds=50))
     await survivor.forgotten_mark(GRANT, old)
+    another = copy.copy(survivor)
+    another._seen = dict(survivor._seen)
+    restore()
+    assert await another.forgotten_mark(GRANT, old) is None
     restore()
     machine.clock.forward(MINUTES)
     assert await new.forgotten_mark(GRANT, old) is None
@@ -190,6 +194,18 @@ async def test_what_a_process_has_spent_itself_it_remembers_for_a_day() -> None:
     assert await process.forgotten_mark(GRANT, machine.token()) is None, "a login has brought it again"
     machine.clock.forward(timedelta(days=1))
     assert await process.forgotten_mark(GRANT, old) is None
+
+
+@pytest.mark.spec("REF-28")
+async def test_a_token_of_unknown_age_is_left_to_the_store_that_keeps_it() -> None:
+    """A bare refresh token in a store of the application's own, which need not have been restored."""
+    machine = Machine()
+    process = machine.process()
+    await process.note_restore()
+    bare = UserToken.from_refresh_token("r")
+    assert await process.forgotten_mark(GRANT, bare) is None
+    process.spent(GRANT, sent_at=machine.clock.time())
+    assert await process.forgotten_mark(GRANT, bare) is not None, "but what was spent here was spent"
 
 
 async def test_that_memory_is_bounded() -> None:
@@ -345,12 +361,30 @@ async def test_a_bare_refresh_token_that_was_stored_before_is_in_doubt() -> None
     assert (await tokens.user_token(user)).access_token
 
 
-@pytest.mark.spec("REF-28")
-async def test_profiles_that_keep_refresh_tokens_are_asked_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING)
+@pytest.mark.spec("REF-10", "REF-28")
+async def test_an_answer_that_was_lost_is_remembered_where_the_store_has_forgotten_the_mark() -> None:
     scene = Scene()
-    tokens = scene.other_process(client=replace(CLIENT, rotation="none"))
+    alice = await scene.log_in()
+    scene.clock.forward(STALE)
+    scene.service.answers.append(LOST)
+    await scene.tokens.user_token(await alice.request())
+    await scene.tokens.aclose()
+    scene.coordination._leases.clear()
+    scene.clock.forward(LIFETIME - STALE)
+    with pytest.raises(LoginRequired) as raised:
+        await scene.tokens.user_token(await alice.request())
+    assert raised.value.code == "renewal_lost"
+    assert scene.service.refreshes == 1
+
+
+@pytest.mark.spec("REF-28")
+async def test_where_refresh_tokens_are_kept_nobody_looks() -> None:
+    scene = Scene(coordination=Store, client=replace(CLIENT, rotation="none"))
+    tokens, store = scene.tokens, scene.coordination
+    assert isinstance(store, Store)
     alice = await scene.log_in()
     await tokens.store_restored()
     scene.clock.forward(LIFETIME)
+    store.reads = 0
     assert (await tokens.user_token(await alice.request())).access_token
+    assert store.reads == 0
