@@ -173,6 +173,17 @@ def test_silence_is_broken_now_and_then() -> None:
         assert source.said() == ":\n\n"
 
 
+@pytest.mark.spec("SES-13")
+def test_a_page_is_told_that_nothing_is_left_to_renew_the_session_with() -> None:
+    with streams() as s:
+        s.w.provider.tamper("token", lambda answer: {**answer, "refresh_expires_in": 600})
+        source = s.open(s.w.logged_in())
+        s.let_time_pass(540)
+        assert s.next(source) == ("expiring", {"expires_in": 60})
+        s.let_time_pass(60)
+        assert s.next(source) == ("ended", {"reason": "grant_ended"})
+
+
 # In cookies
 
 

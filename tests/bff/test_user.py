@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from coatcheck.bff.answers import json_answer
 from coatcheck.bff.events import TokensReceived
+from coatcheck.bff.who import api_user
 from tests.bff.world import LOCAL, PUBLIC, claims, session_cookie, warnings, world
 from tests.rig.echo_api import EchoAPI
 from tests.rig.user_agent import UserAgent
@@ -288,3 +290,32 @@ def test_what_is_answered_is_json_and_nothing_else(anonymous: int) -> None:
 def test_only_get() -> None:
     with world() as w:
         assert w.logged_in().fetch("/bff/user", "POST").status_code == 405
+
+
+@pytest.mark.spec("SES-13")
+def test_a_session_ends_with_the_refresh_token_where_the_provider_says_how_long_that_lives() -> None:
+    with world() as w:
+        w.provider.tamper("token", lambda answer: {**answer, "refresh_expires_in": 600})
+        browser = w.logged_in()
+        left = claims(browser.fetch("/bff/user"))["bff:session_expires_in"]
+        assert left == 600
+        w.advance(left)
+        answer = browser.fetch("/bff/user")
+        assert (answer.status_code, answer.headers["coatcheck-error"]) == (401, "session_ended")
+        assert w.sessions() == 0 and session_cookie(browser) is None
+
+
+@pytest.mark.spec("SES-13")
+def test_a_renewal_moves_that_end() -> None:
+    with world() as w:
+        w.provider.tamper("token", lambda answer: {**answer, "refresh_expires_in": 600})
+        browser = w.logged_in()
+        w.advance(400)
+
+        async def renewing(scope: Any, receive: Any, send: Any) -> None:
+            await w.bff.tokens.user_token(await api_user(scope))
+            await json_answer(b"null")(scope, receive, send)
+
+        w.serve(w.bff.wrap(renewing))
+        assert browser.fetch("/mine").status_code == 200
+        assert claims(browser.fetch("/bff/user"))["bff:session_expires_in"] == 600

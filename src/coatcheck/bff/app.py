@@ -22,6 +22,7 @@ from coatcheck.bff.forwarder import Forwarder, PyreqwestForwarder
 from coatcheck.bff.frameworks import teach
 from coatcheck.bff.frontchannel import FrontChannelLogout
 from coatcheck.bff.keys import key_ring
+from coatcheck.bff.lifetime import SessionLifetime
 from coatcheck.bff.live import LiveSessions
 from coatcheck.bff.logged_out import LoggedOut
 from coatcheck.bff.login import Login, LoginStart
@@ -44,7 +45,7 @@ from coatcheck.errors import ConfigurationError
 from coatcheck.oauth.client import Client
 from coatcheck.oauth.client_auth import ClientAssertionService
 from coatcheck.sessions.cookie import SameSite
-from coatcheck.sessions.sessions import SessionHandle, Sessions
+from coatcheck.sessions.sessions import Sessions
 from coatcheck.sessions.store import SessionStore
 from coatcheck.tokens.lease import LeaseTimes
 from coatcheck.tokens.manager import Tokens
@@ -188,7 +189,9 @@ class BFF:
         link, logged_out = LogoutLink(settings, ring), LoggedOut(settings, ring, self._storage.coordination)
         log_out = Logout(settings, tokens, all_sessions, link, logged_out, loop, ending)
         claims = ShownClaims(user_claims, claims_enricher, tokens)
-        user = UserEndpoint(settings, link, claims, tokens if save_tokens or user_token_store else None)
+        kept_tokens = tokens if save_tokens or user_token_store else None
+        ends = SessionLifetime(kept_tokens)
+        user = UserEndpoint(settings, link, claims, ends, kept_tokens)
         by_form = settings.login.response_mode == "form_post"
         endpoints = {
             "/login": Endpoint(
@@ -205,7 +208,7 @@ class BFF:
             "/logout": Endpoint(log_out, {"GET": Protection.SID, "POST": Protection.HEADER}, hides_query=True),
             "/logged-out": Endpoint(logged_out, {"GET": Protection.NO_SESSION}, hides_query=True),
             "/user": Endpoint(user, {"GET": Protection.HEADER}),
-            "/events": Endpoint(EventStreams(settings, live, self._ends_at), {"GET": Protection.SAME_ORIGIN}),
+            "/events": Endpoint(EventStreams(settings, live, ends), {"GET": Protection.SAME_ORIGIN}),
         }
         if serves_backchannel(settings.logout.backchannel, self._storage):
             endpoints["/backchannel"] = Endpoint(
@@ -346,9 +349,6 @@ class BFF:
         """Return an ASGI application that is *app* with this BFF in front of it. Serve that one."""
         self._desk.teach(app)
         return BFFMiddleware(app, desk=self._desk, application=app)
-
-    async def _ends_at(self, handle: SessionHandle) -> float:
-        return handle.session.dead_at
 
     async def aclose(self) -> None:
         """Close what was opened in this event loop. The ASGI lifespan does it; call it only without one."""

@@ -11,13 +11,13 @@ other tabs. It says nothing about the user, and listening does not count as a us
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 from coatcheck import codec
 from coatcheck.bff.answers import ASGIApp, Receive, Scope, problem_answer
 from coatcheck.bff.current import CurrentRequest
 from coatcheck.bff.diagnosis import Diagnosis
+from coatcheck.bff.lifetime import SessionLifetime
 from coatcheck.bff.live import LOOK_EVERY, LiveSessions, Watch
 from coatcheck.bff.own_headers import OURS, Send
 from coatcheck.bff.problems import log_problem, problem
@@ -36,16 +36,14 @@ MAX_STREAMS = 20
 _RECONNECT = b"retry: 2000\n\n"
 """Milliseconds after which a browser comes back when the connection was cut."""
 
-EndsAt = Callable[[SessionHandle], Coroutine[None, None, float]]
-
 
 class EventStreams:
-    """Answers with the event stream of the session. *ends_at* says when it is over, as things are."""
+    """Answers with the event stream of the session."""
 
-    def __init__(self, settings: Settings, live: LiveSessions, ends_at: EndsAt) -> None:
+    def __init__(self, settings: Settings, live: LiveSessions, lifetime: SessionLifetime) -> None:
         self._settings = settings
         self._live = live
-        self._ends_at = ends_at
+        self._lifetime = lifetime
 
     async def __call__(self, current: CurrentRequest) -> ASGIApp:
         """401 without a session: the page asks for a login, and a browser does not come back by itself."""
@@ -63,7 +61,7 @@ class EventStreams:
         if self._live.count(handle) >= MAX_STREAMS:
             cause = f"One session has {MAX_STREAMS} event streams open already."
             return refuse(current, Diagnosis("too_many_streams", cause, "Share one between all tabs: see session.js."))
-        return _Stream(self._live, handle, self._ends_at, self._settings.clock)
+        return _Stream(self._live, handle, self._lifetime, self._settings.clock)
 
     def _anonymous(self, current: CurrentRequest) -> ASGIApp:
         code = "session_expired" if current.cookie_presented else "session_missing"
@@ -76,10 +74,10 @@ class EventStreams:
 class _Stream:
     """One answer, as an ASGI application."""
 
-    def __init__(self, live: LiveSessions, handle: SessionHandle, ends_at: EndsAt, clock: Clock) -> None:
+    def __init__(self, live: LiveSessions, handle: SessionHandle, lifetime: SessionLifetime, clock: Clock) -> None:
         self._live = live
         self._handle = handle
-        self._ends_at = ends_at
+        self._lifetime = lifetime
         self._clock = clock
         self._left = False
         self._said_at = 0.0
@@ -121,7 +119,7 @@ class _Stream:
         """Warn of the end, once, and find out when to look again."""
         if watch.ended is not None:
             return
-        ends_at, now = await self._ends_at(watch.handle), self._clock.time()
+        ends_at, now = await self._lifetime.ends_at(watch.handle), self._clock.time()
         if now >= ends_at:
             watch.end("grant_ended")  # the session itself lives, but nothing that it stands on
         elif now >= ends_at - WARN_BEFORE and self._warned_of != ends_at:

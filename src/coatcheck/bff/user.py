@@ -7,13 +7,14 @@ from coatcheck.bff.answers import Answer, json_answer, problem_answer
 from coatcheck.bff.claims import ClaimsUnavailable, ShownClaims, UserClaim
 from coatcheck.bff.current import CurrentRequest, user_of
 from coatcheck.bff.diagnosis import Diagnosis
+from coatcheck.bff.lifetime import SessionLifetime
 from coatcheck.bff.logout import LogoutLink
 from coatcheck.bff.middleware import answer_for
 from coatcheck.bff.problems import log_problem, logger, problem
 from coatcheck.bff.refusals import refuse
 from coatcheck.bff.settings import Settings
 from coatcheck.bff.who import ANSWERED_ERRORS
-from coatcheck.errors import StoreUnavailable, UnknownSealKey
+from coatcheck.errors import LoginRequired, StoreUnavailable, UnknownSealKey
 from coatcheck.sessions.sessions import SessionHandle
 from coatcheck.tokens.coordinator import TokensState
 from coatcheck.tokens.manager import Tokens
@@ -29,10 +30,18 @@ class UserEndpoint:
     Without *tokens* (nobody keeps any) there is no such claim.
     """
 
-    def __init__(self, settings: Settings, link: LogoutLink, claims: ShownClaims, tokens: Tokens | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        link: LogoutLink,
+        claims: ShownClaims,
+        lifetime: SessionLifetime,
+        tokens: Tokens | None,
+    ) -> None:
         self._settings = settings
         self._link = link
         self._claims = claims
+        self._lifetime = lifetime
         self._tokens = tokens
 
     async def __call__(self, current: CurrentRequest) -> Answer:
@@ -70,8 +79,10 @@ class UserEndpoint:
     async def _ours(self, handle: SessionHandle, user: User) -> list[UserClaim]:
         """Find the claims that only we make; after the others, for an enricher may have renewed tokens."""
         session = handle.session
-        left = max(0, round(session.dead_at - self._settings.clock.time()))
-        claims = [UserClaim("bff:logout_url", self._link.url(handle)), UserClaim("bff:session_expires_in", left)]
+        left = await self._lifetime.ends_at(handle) - self._settings.clock.time()
+        if left <= 0:
+            raise LoginRequired("the refresh token of the session has reached its announced end", code="session_ended")
+        claims = [UserClaim("bff:logout_url", self._link.url(handle)), UserClaim("bff:session_expires_in", round(left))]
         if self._tokens is not None:
             claims.append(UserClaim("bff:tokens", await self._state_of(self._tokens, user)))
         session_state = session.claims.get("session_state")

@@ -20,8 +20,8 @@ from coatcheck.sessions.tombstones import Tombstones
 
 LOOK_EVERY = 5.0
 """Seconds for which a session that was not over is taken to live."""
-TRUST = 60.0
-"""The same while the coordination store does not answer: nobody notices an outage that is shorter."""
+TRUST = 300.0
+"""The same while the coordination store does not answer: about as long as an access token works without it."""
 ASK_AGAIN = 2.0
 """Seconds for which nobody asks a store that has just failed, so that no more requests wait for it."""
 _MOST = 10_000
