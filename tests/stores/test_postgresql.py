@@ -96,23 +96,6 @@ async def test_a_mark_is_forgotten_when_it_may_be(postgresql: PostgreSQL) -> Non
         assert lease is not None and lease.mark is None
 
 
-@pytest.mark.spec("SES-10")
-async def test_what_has_ended_goes_behind_a_later_write(postgresql: PostgreSQL) -> None:
-    clock, dsn, holder = HandClock(), postgresql.fresh_database(), secrets.token_bytes(16)
-    database = dsn.rpartition("/")[2]
-    async with opened(dsn, clock) as store:
-        for _ in range(150):
-            await store.create(row())
-            key = secrets.token_bytes(32)
-            await store.add(key, b"", until=clock.time() + 10)
-            await store.acquire(key, holder, seconds=0)
-        clock.forward(timedelta(hours=2))
-        for _ in range(2):  # a hundred of each at once, and the rest behind the next write
-            await store.add(secrets.token_bytes(32), b"", until=clock.time() + 10)
-    for table, left in (("sessions", "0"), ("leases", "0"), ("values", "2")):
-        assert postgresql.sql(f"SELECT count(*) FROM coatcheck_{table}", database=database) == left
-
-
 # What is on the server
 
 

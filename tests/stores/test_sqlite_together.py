@@ -151,6 +151,17 @@ async def test_writes_that_wait_behind_each_other_give_up_together(tmp_path: Pat
     await store.aclose()
 
 
+async def test_the_write_ahead_log_does_not_stay_as_long_as_it_ever_was(tmp_path: Path) -> None:
+    path, log = tmp_path / "sessions.db", tmp_path / "sessions.db-wal"
+    store = SQLiteStore(path)
+    await store.create(row(tokens=bytes(20_000_000)))
+    assert log.stat().st_size > 20_000_000
+    for number in range(2):  # the first begins the log anew
+        await store.update(KEY, Touch(NOW + 1 + number))
+    assert log.stat().st_size <= 16 * 1024 * 1024
+    await store.aclose()
+
+
 def _in_threads(work: Callable[[], Coroutine[None, None, None]], count: int, faults: list[BaseException]) -> None:
     """Run *work* in event loops of *count* threads and collect what went wrong."""
 

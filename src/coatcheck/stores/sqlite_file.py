@@ -34,6 +34,8 @@ T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
 _LOOK_AGAIN = 0.002
+_LONGEST_LOG = 16 * 1024 * 1024
+"""Bytes that the write-ahead log keeps on the disk once all in it has reached the file."""
 
 
 class SQLiteFile:
@@ -222,6 +224,8 @@ def _open_for_writing(path: Path, prepare: Work[None], until: float) -> sqlite3.
         if mode != "wal":
             raise StoreUnavailable(f"the SQLite store {path} cannot use a write-ahead log: put it on a local disk")
         connection.execute("PRAGMA synchronous = full")
+        # Otherwise the log stays as long as it ever was: measured, 800 MB after many dead sessions were deleted.
+        connection.execute(f"PRAGMA journal_size_limit = {_LONGEST_LOG}")
         with _transaction(connection, until):
             prepare(connection)
     except BaseException:

@@ -13,10 +13,11 @@ _AT_ONCE = 100
 _LOOKS = 10
 """Sessions looked at for each that may be deleted."""
 
-# Others may be cleaning, too: what somebody else has in hand is left to them.
+# Others may be cleaning, too: what somebody else has in hand is left to them. The order keeps to the index, from what
+# ended first on: without it each call collects all that has ended, and what was deleted since the last VACUUM as well.
 _DELETE_EXPIRED = """
     WITH gone AS (DELETE FROM coatcheck_sessions WHERE key IN (
-        SELECT key FROM coatcheck_sessions WHERE expires_at <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED
+        SELECT key FROM coatcheck_sessions WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED
     ) RETURNING 1) SELECT count(*) FROM gone
 """
 # No index knows when a session was last seen (see `schema`), so all are looked at in turn, in the order of their keys.
@@ -33,7 +34,7 @@ _DELETE_IDLE = """
 """
 _DELETE_VALUES = """
     WITH gone AS (DELETE FROM coatcheck_values WHERE key IN (
-        SELECT key FROM coatcheck_values WHERE until <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED
+        SELECT key FROM coatcheck_values WHERE until <= $1 ORDER BY until LIMIT $2 FOR UPDATE SKIP LOCKED
     ) RETURNING 1) SELECT count(*) FROM gone
 """
 _DELETE_LEASES = """

@@ -22,6 +22,8 @@ from coatcheck.stores.redis.per_loop import PerLoop
 
 _LINGER = 1.0
 """Seconds that the server keeps what has ended: the clocks of nodes differ a little, and commands take time."""
+_AT_ONCE = 100
+"""Commands side by side: few enough that the last of them has its answer in time."""
 
 
 class RedisStore:
@@ -95,8 +97,7 @@ class RedisStore:
         if done != scripts.DONE:
             raise StaleVersion("there is a session under this key already")
         ends = self._milliseconds_to(row.expires_at)
-        for index in _indexes(row):
-            await server.run(scripts.ADD_TO_INDEX, index, row.key, ends)
+        await asyncio.gather(*(server.run(scripts.ADD_TO_INDEX, index, row.key, ends) for index in _indexes(row)))
 
     async def load(self, key: bytes) -> SessionRow | None:
         """See `SessionStore.load`. Loads that begin in one tick of the event loop share one command."""
@@ -121,14 +122,9 @@ class RedisStore:
 
     async def delete(self, key: bytes) -> SessionRow | None:
         """See `SessionStore.delete`."""
-        server = self._server()
-        data = await server.call("GETDEL", records.session_key(key), repeat=False)
-        if not isinstance(data, bytes):
-            return None
-        row = records.decode_row(key, data)
-        with suppress(StoreUnavailable):  # the row is gone, and `find` tidies up after this
-            for index in _indexes(row):
-                await server.call("ZREM", index, key)
+        row = await self._take(key)
+        if row is not None:
+            await self._take_out([row])
         return row
 
     # Sessions by whom they are about
@@ -140,17 +136,26 @@ class RedisStore:
         for index_key in index_keys:
             index = records.index_key(partition, index_key)
             keys = _members(await server.call("ZRANGE", index, 0, -1))
-            for key, row in zip(keys, await asyncio.gather(*map(self.load, keys)), strict=True):
-                if row is None:
-                    await server.call("ZREM", index, key)
-                else:
-                    rows[key] = row
+            found = await asyncio.gather(*map(self.load, keys))
+            rows.update((row.key, row) for row in found if row is not None)
+            if gone := [key for key, row in zip(keys, found, strict=True) if row is None]:
+                await server.call("ZREM", index, *gone)
         return list(rows.values())
 
     async def revoke(self, partition: str, index_keys: Sequence[bytes]) -> list[SessionRow]:
-        """See `SessionIndex.revoke`."""
-        deleted = [await self.delete(row.key) for row in await self.find(partition, index_keys)]
-        return [row for row in deleted if row is not None]
+        """See `SessionIndex.revoke`. Not one after the other: a server that syncs its file does so for several."""
+        found = await self.find(partition, index_keys)
+        revoked: list[SessionRow] = []
+        for begin in range(0, len(found), _AT_ONCE):
+            some = found[begin : begin + _AT_ONCE]
+            taken = await asyncio.gather(*(self._take(row.key) for row in some), return_exceptions=True)
+            rows = [row for row in taken if isinstance(row, SessionRow)]
+            await self._take_out(rows)
+            for fault in taken:
+                if isinstance(fault, BaseException):
+                    raise fault
+            revoked += rows
+        return revoked
 
     async def expire(self, now: float, *, limit: int) -> int:
         """See `SessionIndex.expire`. The server does that by itself: 0."""
@@ -245,6 +250,21 @@ class RedisStore:
                 self._looked_at_eviction = True
                 server.look_at_eviction()
         return server
+
+    async def _take(self, key: bytes) -> SessionRow | None:
+        """Delete a row and return it, to one of all who try."""
+        data = await self._server().call("GETDEL", records.session_key(key), repeat=False)
+        return records.decode_row(key, data) if isinstance(data, bytes) else None
+
+    async def _take_out(self, rows: Sequence[SessionRow]) -> None:
+        """Take *rows*, which are gone, out of the indexes. What goes wrong here `find` makes good."""
+        server = self._server()
+        listed: dict[str, list[bytes]] = {}
+        for row in rows:
+            for index in _indexes(row):
+                listed.setdefault(index, []).append(row.key)
+        with suppress(StoreUnavailable):
+            await asyncio.gather(*(server.call("ZREM", index, *keys) for index, keys in listed.items()))
 
     def _milliseconds_to(self, instant: float) -> int:
         """How long the server keeps what ends at *instant*: a duration, because its clock may differ from ours."""
