@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from coatcheck.cli import main
-from coatcheck.sessions.seal import KeyRing
+from coatcheck.sessions.seal import KeyRing, new_key
 from coatcheck.testing import AuthorizationServerApp, RegisteredClient, running_authorization_server
 from tests.rig.programs import free_port
 from tests.rig.servers import coatcheck
@@ -133,6 +133,26 @@ def test_check_of_a_good_file_says_what_to_register(file: Path, capsys: pytest.C
     assert "/bff/callback" in captured.out
     assert "/bff/logged-out" in captured.out
     assert "/api/orders -> http://127.0.0.1:1 (token: user)" in captured.out
+
+
+@pytest.mark.spec("STO-05")
+def test_check_says_which_key_seals_and_when_another_may_be_dropped(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the kids only: whoever has a key opens sessions."""
+    new, old = new_key(), new_key()
+    assert main(["check", str(file)]) == 0
+    assert "keys: one, made for development mode" in capsys.readouterr().out
+    change(file, "[server]", f'keys = ["{new}"]\n[server]')
+    assert main(["check", str(file)]) == 0
+    assert f"keys: {new.split('.')[1]} seals\n" in capsys.readouterr().out
+    change(file, f'["{new}"]', f'["{new}", "{old}"]')
+    change(file, "[[api]]", '[sessions]\nlifetime = "10h"\n[[api]]')
+    assert main(["check", str(file)]) == 0
+    shown = capsys.readouterr().out
+    assert f"keys: {new.split('.')[1]} seals, {old.split('.')[1]} only opens" in shown
+    assert "10:00:00 (lifetime) after every process has begun to seal" in shown
+    assert new.split(".")[2] not in shown and old.split(".")[2] not in shown
 
 
 APIS = """

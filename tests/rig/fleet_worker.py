@@ -98,7 +98,7 @@ class Worker:
         if plan.sessions == "shared-grant":
             from coatcheck.tokens.shared_store import SharedUserTokenStore
 
-            user_tokens = SharedUserTokenStore(self.store, keys=[plan.key], clock=self.clock)
+            user_tokens = SharedUserTokenStore(self.store, keys=plan.keys, clock=self.clock)
         bff = BFF(
             Client(
                 issuer=plan.issuer,
@@ -109,7 +109,7 @@ class Worker:
                 endpoints={} if plan.token_endpoint is None else {"token_endpoint": plan.token_endpoint},
             ),
             public_url=plan.public_url,
-            keys=[plan.key],
+            keys=plan.keys,
             sessions="cookie" if plan.sessions == "cookie" else self.store,
             coordination=self.store,
             user_token_store=user_tokens,

@@ -24,7 +24,7 @@ def plan(folder: Path) -> WorkerPlan:
         issuer="http://127.0.0.1:9",
         client_id="shop",
         client_secret="s",
-        key=new_key(),
+        keys=[new_key()],
         store=f"sqlite://{folder}/sessions.db",
         api="http://127.0.0.1:9",
     )

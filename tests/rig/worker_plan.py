@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,7 +36,7 @@ class WorkerPlan:
     issuer: str
     client_id: str
     client_secret: str
-    key: str
+    keys: Sequence[str]
     store: str
     api: str
     rotation: str = "strict"

@@ -45,6 +45,14 @@ def storm(
     ):
         agent.login("/bff/login?returnUrl=/api/orders")
         until_expired(seconds=1)
+        # What the renewal brings lives long: on a busy machine some of the fifty come more than a second later.
+        oidc_provider.add_client(
+            "basic",
+            client_id=client.client_id,
+            client_secret=client.client_secret,
+            redirect_uris=application.redirect_uri,
+            x_access_token_ttl=300,
+        )
         oidc_provider.clear_log()
         with oidc_provider.hold(grant_type="refresh_token", client_id=client.client_id):
             first = agent.open("/api/orders")

@@ -247,7 +247,7 @@ async def test_cookies_that_are_newer_than_their_coordination_store(world: World
 
 def gateway_file(plan: WorkerPlan, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file of a gateway that has the same store and the same key."""
-    monkeypatch.setenv("KEY", plan.key)
+    monkeypatch.setenv("KEY", plan.keys[0])
     monkeypatch.setenv("STORE", plan.store)
     file = folder / "coatcheck.toml"
     file.write_text(

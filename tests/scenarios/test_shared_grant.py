@@ -6,8 +6,10 @@ import base64
 import hashlib
 import os
 import secrets
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,12 +173,22 @@ def test_control_without_a_common_place_the_refresh_token_is_used_again_and_the_
     tool = install(alone)
     tool.provider.clear_faults()
     tool.provider.fault("hold", grant_type="refresh_token", client_id=tool.client_id, times=1)
-    first = tool.start()
-    tool.provider.wait_for_request(grant_type="refresh_token", client_id=tool.client_id, seconds=60)
-    second = tool.start()
-    second.communicate(timeout=60)
-    assert second.returncode == 0
-    tool.provider.release(client_id=tool.client_id)
-    first.communicate(timeout=60)
-    assert [refresh.status for refresh in tool.refreshes()] == [400, 200]
-    assert [tool.provider.whose(bearer) for bearer in bearers(echo_api)] == [{}] * len(bearers(echo_api)) != []
+    with tool.start() as first:
+        try:
+            tool.provider.wait_for_request(grant_type="refresh_token", client_id=tool.client_id, seconds=60)
+            first.send_signal(signal.SIGSTOP)  # so that it does not give up, however long the second one takes
+            second = tool.start()
+            second.communicate(timeout=60)
+            assert second.returncode == 0
+            (bearer,) = bearers(echo_api)
+            assert tool.provider.whose(bearer)["sub"] == "alice"
+            tool.provider.release(client_id=tool.client_id)
+            deadline = time.monotonic() + 20
+            while tool.provider.whose(bearer):
+                assert time.monotonic() < deadline, "the grant lives"
+                time.sleep(0.01)
+        finally:
+            first.kill()
+    refreshes = tool.refreshes()
+    assert len(refreshes) == 2
+    assert refreshes[0].params["refresh_token"] == refreshes[1].params["refresh_token"]

@@ -45,12 +45,20 @@ def _idle(store: PostgreSQLStore) -> list[object]:
     return [connection for connection, _ in store._database.here().connections._idle]
 
 
-async def held(server: PostgreSQL, store: PostgreSQLStore, *, seconds: float) -> asyncio.Task[object]:
-    """Have *store* hold all sessions, so that whoever writes one waits."""
-    statement = f"WITH held AS MATERIALIZED (SELECT key FROM coatcheck_sessions FOR UPDATE) SELECT pg_sleep({seconds})"
-    holding: asyncio.Task[object] = asyncio.create_task(store._database.ask(f"{statement} FROM held"))
+@asynccontextmanager
+async def held(server: PostgreSQL, store: PostgreSQLStore) -> AsyncIterator[None]:
+    """Have *store* hold all sessions inside, so that whoever writes one waits."""
+    statement = (
+        "WITH held AS MATERIALIZED (SELECT key FROM coatcheck_sessions FOR UPDATE) SELECT pg_sleep(60) FROM held"
+    )
+    holding = asyncio.create_task(store._database.ask(statement))
     await until(server, "wait_event = 'PgSleep'")
-    return holding
+    try:
+        yield
+    finally:
+        server.sql("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+        await asyncio.wait([holding])
+        assert isinstance(holding.exception(), StoreUnavailable)
 
 
 async def until(server: PostgreSQL, condition: str, *, found: str = "1") -> None:
@@ -163,7 +171,7 @@ async def test_a_server_that_never_answers_holds_up_nobody_for_long() -> None:
             outcomes = await asyncio.gather(*calls, return_exceptions=True)
             assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
             # One patience for a turn and one for a connection, however many wait: never fifty in a row.
-            assert time.monotonic() - began < 5 * PATIENCE.total_seconds()
+            assert time.monotonic() - began < 10 * PATIENCE.total_seconds()
             with pytest.raises(StoreUnavailable):
                 async with store.subscribe("channel"):
                     raise AssertionError("nobody listens")
@@ -179,7 +187,7 @@ async def test_a_server_that_freezes_is_given_up_and_used_again_when_it_goes_on(
             outcomes = await asyncio.gather(*calls, return_exceptions=True)
             assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
             assert "no answer within 0.3 s" in str(outcomes[0])
-            assert time.monotonic() - began < 5 * PATIENCE.total_seconds()
+            assert time.monotonic() - began < 10 * PATIENCE.total_seconds()
             assert _idle(store) == []
         finally:
             server.thaw(frozen)
@@ -190,13 +198,12 @@ async def test_a_statement_that_waits_for_a_lock_gives_up_and_keeps_its_connecti
     """The server ends it a little earlier than we do, so nothing stays behind there and nothing is thrown away here."""
     dsn = server.fresh_database()
     async with impatient(dsn) as store, opened(dsn) as other, with_idle_connections(store) as session:
-        holding = await held(server, other, seconds=1)
         connections = set(map(id, _idle(store)))
-        with pytest.raises(StoreUnavailable, match="statement timeout"):
-            await store.update(session.key, Touch(session.seen_at + 1))
-        assert set(map(id, _idle(store))) == connections
-        assert await store.load(session.key) == session
-        await holding
+        async with held(server, other):
+            with pytest.raises(StoreUnavailable, match="statement timeout"):
+                await store.update(session.key, Touch(session.seen_at + 1))
+            assert set(map(id, _idle(store))) == connections
+            assert await store.load(session.key) == session
 
 
 # A network that breaks
@@ -232,15 +239,14 @@ async def test_a_write_whose_answer_is_lost_is_not_sent_again(server: PostgreSQL
     with TCPFault.before(server.port) as fault:
         async with opened(server.dsn_at(fault.port, database=database)) as store, opened(dsn) as other:
             await store.create(session)
-            holding = await held(server, other, seconds=0.3)
-            write = asyncio.create_task(store.update(session.key, ReplacePart("tokens", b"renewed", 1)))
-            await until(server, f"datname = '{database}' AND wait_event_type = 'Lock'")
-            connections = fault.accepted
-            fault.cut()
-            with pytest.raises(StoreUnavailable, match="connection"):
-                await write
-            assert fault.accepted == connections
-            await holding
+            async with held(server, other):
+                write = asyncio.create_task(store.update(session.key, ReplacePart("tokens", b"renewed", 1)))
+                await until(server, f"datname = '{database}' AND wait_event_type = 'Lock'")
+                connections = fault.accepted
+                fault.cut()
+                with pytest.raises(StoreUnavailable, match="connection"):
+                    await write
+                assert fault.accepted == connections
             await until(server, f"datname = '{database}' AND state = 'active'", found="0")
             after = await other.load(session.key)
             assert after is not None and (after.tokens, after.tokens_version) == (b"renewed", 2)

@@ -115,7 +115,7 @@ class World:
             issuer=provider.issuer,
             client_id=client.client_id,
             client_secret=client.client_secret,
-            key=new_key(),
+            keys=[new_key()],
             store=self.store_url(store),
             api=self.api.url,
             rotation=f"grace:{GRACE}s" if profile == "grace" else profile,
@@ -164,6 +164,16 @@ class Visitor:
     def call(self, worker: WorkerProcess, path: str = "/api/orders", method: str = "GET") -> Call:
         """An API call of its page, to one worker."""
         return Call(worker.port, PUBLIC_URL, self.cookie, path, method)
+
+    async def navigate(self, worker: WorkerProcess, url: str, *, stop_at: str | None = None) -> httpx2.Response:
+        """Type *url* into the address bar, as `UserAgent.navigate`; what is for the public URL goes to *worker*."""
+
+        def navigate() -> httpx2.Response:
+            with UserAgent(PUBLIC_URL, transport=FrontDoor(worker.port)) as agent:
+                agent.cookies = self.agent.cookies
+                return agent.navigate(url, stop_at=stop_at)
+
+        return await asyncio.to_thread(navigate)
 
     async def ask(self, worker: WorkerProcess, path: str = "/api/orders", method: str = "GET") -> CallAnswer:
         """Make one API call; cookies in the answer are kept."""
@@ -271,6 +281,13 @@ class Stage:
     async def advance(self, seconds: float) -> None:
         """Move the clocks on, whatever is under way."""
         await self._move_clocks(seconds)
+
+    async def restart(self, fleet: Fleet, place: int, plan: WorkerPlan) -> WorkerProcess:
+        """Let the worker at *place* finish and leave; then start one with *plan*, and let it take the place."""
+        await self.workers[place].stop()
+        [started] = await fleet.start(plan, offset=self._offset)
+        self.workers[place] = started
+        return started
 
     async def drain(self) -> None:
         """Wait until no living worker renews anything."""

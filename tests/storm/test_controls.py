@@ -6,19 +6,17 @@ Nothing here is left to chance: who has to meet is brought to the same place by 
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 
 import pytest
 
 from tests.rig.fleet import Fleet
-from tests.rig.gated_store import BEFORE_LEASE
 from tests.rig.worker_plan import Protection, SessionKind
+from tests.storm.meeting import both_send, one_sends
 from tests.storm.stage import LONG_LEASE, Stage, World, log_in
 from tests.storm.storm import Score, Wanted, storm
 from tests.storm.test_storms import SMALL
 
-BEFORE_SENDING = "renewal.lease_held"
 SESSION_KINDS: tuple[SessionKind, ...] = ("server", "cookie", "shared-grant")
 
 
@@ -36,38 +34,19 @@ async def test_without_the_lease_both_processes_send(world: World, sessions: Ses
         stage = await Stage.of(world, fleet, plan, "strict", workers=2)
         [visitor] = await log_in(stage.workers[0])
         await stage.expire()
-        waiting = []
-        for worker in stage.workers:
-            await worker.arm(BEFORE_SENDING)
-            waiting.append(asyncio.create_task(visitor.ask(worker)))
-            await worker.reached(BEFORE_SENDING)
-        for worker in stage.workers:
-            await worker.release(BEFORE_SENDING)
-        await asyncio.gather(*waiting)
+        await both_send(stage, visitor)
         assert (await stage.log.refreshes(), await stage.log.reuse() > 0) == (2, True)
 
 
 @pytest.mark.spec("REF-02", "REF-03")
 @pytest.mark.parametrize("sessions", SESSION_KINDS)
 async def test_with_the_lease_the_second_process_never_gets_there(world: World, sessions: SessionKind) -> None:
-    """It would be stopped before the sending as the first one is, and never answer."""
     plan = world.plan("sqlite", "strict", sessions=sessions, lease_times=LONG_LEASE)
     async with Fleet() as fleet:
         stage = await Stage.of(world, fleet, plan, "strict", workers=2)
-        first, second = stage.workers
-        [visitor] = await log_in(first)
+        [visitor] = await log_in(stage.workers[0])
         await stage.expire()
-        await first.arm(BEFORE_SENDING)
-        await second.arm(BEFORE_SENDING)
-        await second.arm(BEFORE_LEASE)
-        waiting = [asyncio.create_task(visitor.ask(first))]
-        await first.reached(BEFORE_SENDING)
-        waiting.append(asyncio.create_task(visitor.ask(second)))
-        await second.reached(BEFORE_LEASE)
-        await second.release(BEFORE_LEASE)
-        await first.release(BEFORE_SENDING)
-        answers = await asyncio.gather(*waiting)
-        assert [answer.status for answer in answers] == [200, 200]
+        assert [answer.status for answer in await one_sends(stage, visitor)] == [200, 200]
         assert (await stage.log.refreshes(), await stage.log.reuse()) == (1, 0)
 
 

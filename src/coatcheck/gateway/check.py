@@ -19,6 +19,7 @@ from coatcheck.gateway.stores import GatewayStores, open_stores
 from coatcheck.oauth.client import Client
 from coatcheck.oauth.metadata import Metadata
 from coatcheck.provider import AuthorizationServer
+from coatcheck.sessions.seal import KeyRing
 from coatcheck.stores.memory import MemoryStore
 from coatcheck.transport import BackChannel
 
@@ -49,7 +50,8 @@ def check(file: Path) -> Findings:
         f"register there, too: post-logout redirect URI {bff.post_logout_redirect_uri}",
         *_logouts(bff),
         *(f"{api.path} -> {api.url} ({_credential(api)})" for api in config.apis),
-        f"sessions: {_sessions(config)}, {_plural(len(config.keys or ('',)), 'key')} in the ring, the first one seals",
+        f"sessions: {_sessions(config)}",
+        f"keys: {_ring(config)}",
         f"renewals: {_coordination(config)}, {_rotations(config)}",
         *_impostors(config),
     )
@@ -74,6 +76,20 @@ def _sessions(config: GatewayConfig) -> str:
     if place is None:
         return "development mode"
     return f"{place} (no such file yet, the start makes it)" if _would_make_a_file(config, place) else str(place)
+
+
+def _ring(config: GatewayConfig) -> str:
+    """Say by their kids which key seals and which only open, and what the next step of a rotation waits for."""
+    if config.keys is None:
+        return "one, made for development mode"
+    first, *others = KeyRing(config.keys).kids
+    if not others:
+        return f"{first} seals"
+    only_open = f"{', '.join(others)} only open{'s' if len(others) == 1 else ''}"
+    return (
+        f"{first} seals, {only_open}: put a new one first once every process has it; drop an old one "
+        f"{config.sessions.lifetime} (lifetime) after every process has begun to seal with {first}"
+    )
 
 
 def _coordination(config: GatewayConfig) -> str:

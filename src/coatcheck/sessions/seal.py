@@ -84,7 +84,12 @@ class KeyRing:
         self._sealing_kid = next(iter(self._keys))
 
     def __repr__(self) -> str:
-        return f"<KeyRing {', '.join(kid.decode() for kid in self._keys)}>"
+        return f"<KeyRing {', '.join(self.kids)}>"
+
+    @property
+    def kids(self) -> tuple[str, ...]:
+        """The names of the keys, which are no secret: the first seals."""
+        return tuple(kid.decode() for kid in self._keys)
 
     def bound_to(self, application_id: str) -> Self:
         """Return the same keys for the application *application_id*."""
