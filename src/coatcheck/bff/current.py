@@ -252,11 +252,12 @@ class CurrentRequest:
         Look again whether the session lives, if it was last looked up more than a second ago. Call it right before a
         token of it leaves this process: somebody may have logged out while a body or a token was waited for.
 
-        A session in cookies goes on while the store that coordinates them is away, as far as this process knows.
+        While its store is away it goes on, as far as this process knows: it lived when the request began, whoever ends
+        it needs the store, too, and those who have waited for a renewal are served while that is being written.
 
         Raises:
             SessionGone: it was ended meanwhile.
-            StoreUnavailable, UnknownSealKey: nobody can say.
+            UnknownSealKey: nobody can say.
         """
         handle, clock = self._session, self.settings.clock
         if handle is None or isinstance(handle, _Unasked):
@@ -268,8 +269,6 @@ class CurrentRequest:
             if await self.sessions.reopen(handle, now=clock.time()) is None:
                 raise SessionGone("the session has ended")
         except StoreUnavailable:
-            if not handle.renews_inline:
-                raise
             await handle.tokens()
         self._looked_up_at = now
 

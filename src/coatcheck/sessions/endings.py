@@ -4,8 +4,8 @@ Which sessions in cookies are over, though a browser still has them: what this p
 A session that is ended here is remembered here. Of one that was ended elsewhere (a logout at another node, a logout by
 the authorization server, an administrator) the coordination store knows, and it is asked at most every `LOOK_EVERY`
 seconds for each session that is in use: that is how long a copied cookie may outlive its session at the other nodes,
-and it is at once where this process has heard of a logout meanwhile. While that store does not answer, a session that
-was seen alive goes on for `TRUST` seconds; then nobody knows, and that is what requests are told (503).
+and it is at once where this process has heard of a logout meanwhile. While that store does not answer, sessions go on
+for `TRUST` seconds; then nobody knows, and that is what requests are told (503).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from coatcheck.sessions.tombstones import Tombstones
 LOOK_EVERY = 5.0
 """Seconds for which a session that was not over is taken to live."""
 TRUST = 300.0
-"""The same while the coordination store does not answer: about as long as an access token works without it."""
+"""The same from when the coordination store no longer answers: about as long as an access token works without it."""
 ASK_AGAIN = 2.0
 """Seconds for which nobody asks a store that has just failed, so that no more requests wait for it."""
 _MOST = 10_000
@@ -37,6 +37,7 @@ class Endings:
         self._ended: dict[str, float] = {}
         self._seen_alive: dict[str, tuple[float, int]] = {}
         self._ask_again_at = float("-inf")
+        self._away_since: float | None = None
 
     def remember(self, session_id: str, expires_at: float) -> None:
         """Let the session be over, in this process, for as long as its cookie could live."""
@@ -63,20 +64,26 @@ class Endings:
         if self.known(head.id):
             return True
         asked, news = self._clock.monotonic(), self._tombstones.news
-        seen = self._seen_alive.get(head.id)
-        if not anew and seen is not None:
-            age, is_news = asked - seen[0], seen[1] != news
-            if not is_news and age < LOOK_EVERY:
-                return False
-            if age < TRUST and asked < self._ask_again_at:
-                return False
+        has_just_failed = asked < self._ask_again_at
+        if not anew and (self._is_recent(head.id, asked, news) or (has_just_failed and self._is_trusted(asked))):
+            return False
         try:
-            return await self._look(contents, look, asked, news)
+            is_over = await self._look(contents, look, asked, news)
         except StoreUnavailable:
             self._ask_again_at = self._clock.monotonic() + ASK_AGAIN
-            if anew or seen is None or asked - seen[0] >= TRUST:
+            self._away_since = asked if self._away_since is None else self._away_since
+            if anew or not self._is_trusted(asked):
                 raise
             return False
+        self._away_since = None
+        return is_over
+
+    def _is_recent(self, session_id: str, now: float, news: int) -> bool:
+        seen_at, news_then = self._seen_alive.get(session_id, (float("-inf"), 0))
+        return news_then == news and now - seen_at < LOOK_EVERY
+
+    def _is_trusted(self, now: float) -> bool:
+        return self._away_since is not None and now - self._away_since < TRUST
 
     async def _look(self, contents: Contents, look: Callable[[Head], Awaitable[None]], asked: float, news: int) -> bool:
         head = contents.head
