@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coatcheck.audit import audit, session_reference, user_reference
+from coatcheck.audit import audit
 from coatcheck.bff.current import CurrentRequest, user_of
 from coatcheck.bff.ending import LoginEnded, SessionEnding
 from coatcheck.bff.events import BFFEvents, TokensReceived
@@ -79,12 +79,7 @@ class Arrival:
         await self._complete(handle, token, client=transaction.client)
         for old in await self._old_sessions(current, transaction.ticket_hash):
             await self._end(old, successor=handle)
-        audit(
-            "logged_in",
-            iss=user.iss,
-            session=session_reference(handle.session.id),
-            user=user_reference(user.iss, user.sub),
-        )
+        audit("logged_in", **handle.session.references)
         return handle.set_cookies()
 
     async def _check_step_up(self, step_up: StepUp, user: User) -> None:

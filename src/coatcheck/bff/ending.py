@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Iterable
 
-from coatcheck.audit import audit, session_reference, user_reference
+from coatcheck.audit import audit, user_reference
 from coatcheck.bff.current import user_of
 from coatcheck.bff.live import LiveSessions
 from coatcheck.bff.problems import logger
@@ -55,7 +55,7 @@ class SessionEnding:
         """
         if not await self._storage.sessions.end(handle):
             return
-        _audit_end(handle.session, reason)
+        audit("session_ended", reason=reason, **handle.session.references)
         await self._live.ended(self._storage.tombstones.session_names(handle.session.id), reason)
 
     async def end_about(
@@ -98,7 +98,7 @@ class SessionEnding:
             for handle in found:
                 if await self._storage.sessions.end(handle):
                     ended.append(handle)
-                    _audit_end(handle.session, reason)
+                    audit("session_ended", reason=reason, **handle.session.references)
         finally:
             names = self._storage.tombstones.session_names
             await self._live.ended([name for handle in ended for name in names(handle.session.id)], reason)
@@ -143,13 +143,3 @@ class SessionEnding:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _audit_end(session: Session, reason: EndReason) -> None:
-    audit(
-        "session_ended",
-        reason=reason,
-        iss=session.iss,
-        session=session_reference(session.id),
-        user=user_reference(session.iss, session.sub),
-    )

@@ -7,7 +7,7 @@ import hmac
 from dataclasses import replace
 
 from coatcheck import base64url
-from coatcheck.audit import audit, session_reference, user_reference
+from coatcheck.audit import audit
 from coatcheck.bff.answers import Answer, redirect
 from coatcheck.bff.current import CurrentRequest, user_of
 from coatcheck.bff.diagnosis import Diagnosis
@@ -120,14 +120,8 @@ class Logout:
     def _check_sid(self, sid: str | None, handle: SessionHandle) -> None:
         if self._link.fits(sid, handle):
             return
-        code, session = "logout_sid_invalid", handle.session
-        audit(
-            "logout_refused",
-            reason=code,
-            iss=session.iss,
-            session=session_reference(session.id),
-            user=user_reference(session.iss, session.sub),
-        )
+        code = "logout_sid_invalid"
+        audit("logout_refused", reason=code, **handle.session.references)
         raise Refused(code, "/logout without the sid of the session.", _USE_URL)
 
     def _asked(self, current: CurrentRequest) -> tuple[str | None, str | None]:

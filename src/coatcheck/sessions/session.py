@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from coatcheck.audit import session_reference, user_reference
 from coatcheck.codec import decoder
 
 _decode_members = decoder(dict[str, Any]).decode
@@ -78,6 +79,11 @@ class Session(NamedTuple):
         """When the id_token of the login was issued, by the clock of the authorization server (`iat`)."""
         issued_at = self.claims.get("iat")
         return float(issued_at) if isinstance(issued_at, int | float) else self.created_at
+
+    @property
+    def references(self) -> dict[str, str]:
+        """What the audit log says of a session: whose it is and which, without saying it."""
+        return {"iss": self.iss, "session": session_reference(self.id), "user": user_reference(self.iss, self.sub)}
 
 
 @dataclass(frozen=True, slots=True)
