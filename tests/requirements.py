@@ -38,6 +38,7 @@ AREAS = {
     "RTU": "Return URLs",
     "HDR": "Response headers and pages",
     "PRX": "The proxy to remote APIs",
+    "WSS": "Live connections",
     "SES": "Sessions",
     "STO": "Sealing and storage",
     "LOG": "Logs",

@@ -61,6 +61,7 @@ TABLE: dict[tuple[str, str], Row] = {
     ("GET", "/bff/logged-out"): Row(NO_SESSION, 302, 302, 302, 302, 302),
     ("GET", "/bff/user"): REMOTE,
     ("GET", "/bff/events"): Row(SAME_ORIGIN, 401, 200, 200, 403, 403),
+    ("GET", "/bff/session.js"): Row(NO_SESSION, 200, 200, 200, 200, 200),
     ("POST", "/bff/backchannel"): Row(LOGOUT_TOKEN, 400, 400, 400, 400, 400),
     ("GET", "/bff/frontchannel"): Row(FRONT_CHANNEL, 200, 200, 200, 200, 200),
     ("GET", "/bff/diagnostics"): Row(NAVIGATION, 200, 200, 403, 403, 403),

@@ -127,8 +127,8 @@ async def served(
         yield ServedBFF(port, cookie, bff)
 
 
-async def log_in(bff: BFF) -> bytes:
-    """Begin a session without a browser; gives the value of the `Cookie` header."""
+async def log_in(bff: BFF, *, tokens: bool = True) -> bytes:
+    """Begin a session without a browser, with *tokens* or without; gives the value of the `Cookie` header."""
     now = time.time()
     token = UserToken(access_token="alices-token", issued_at=now, expires_at=now + 3600, refresh_token="alices-refresh")
     handle = await bff._storage.sessions.create(
@@ -136,7 +136,7 @@ async def log_in(bff: BFF) -> bytes:
         iss="https://idp.example",
         sub="alice",
         sid=None,
-        tokens=session_bytes(token),
+        tokens=session_bytes(token) if tokens else b"",
         now=now,
     )
     return b"; ".join(value.partition(b";")[0] for value in handle.set_cookies())

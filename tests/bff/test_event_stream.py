@@ -90,7 +90,7 @@ def streams(**options: Any) -> Iterator[Streams]:
 # What the page hears
 
 
-@pytest.mark.spec("SES-05")
+@pytest.mark.spec("SES-05", "WSS-04", "WSS-08")
 def test_a_logout_ends_the_streams_of_its_session_and_no_other() -> None:
     with streams() as s:
         browser, elsewhere = s.w.logged_in(), s.w.logged_in()
@@ -162,6 +162,7 @@ def test_who_comes_in_the_last_minute_is_warned_at_once() -> None:
         assert s.next(s.open(browser)) == ("expiring", {"expires_in": 20})
 
 
+@pytest.mark.spec("WSS-08")
 def test_silence_is_broken_now_and_then() -> None:
     with streams() as s:
         source = s.open(s.w.logged_in())
@@ -184,7 +185,45 @@ def test_a_page_is_told_that_nothing_is_left_to_renew_the_session_with() -> None
         assert s.next(source) == ("ended", {"reason": "grant_ended"})
 
 
+# What a page may ask instead
+
+
+def test_a_page_may_ask_how_it_stands_without_a_stream() -> None:
+    with streams() as s:
+        browser, elsewhere = s.w.logged_in(), s.w.logged_in()
+        s.w.advance(HOUR - 90)
+        answers = [at_this_moment(who) for who in (browser, browser, elsewhere)]
+        assert [answer["expires_in"] for answer in answers] == [90, 90, 90]  # asking is no use
+        mine, again, others = (answer["session"] for answer in answers)
+        assert mine == again != others
+        assert {mine, others} == {summary.reference for summary in s.run(s.w.bff.sessions.list(sub="alice"))}
+        assert s.w.bff._live._hub_of(s.loop)._watches == set()
+        s.w.advance(90)
+        assert browser.fetch("/bff/events", csrf=False, headers=JSON).status_code == 401
+        s.w.break_store()
+        assert elsewhere.fetch("/bff/events", csrf=False, headers=JSON).status_code == 503
+
+
+JSON = {"Accept": "application/json"}
+
+
+def at_this_moment(browser: UserAgent) -> dict[str, Any]:
+    answer = browser.fetch("/bff/events", csrf=False, headers=JSON)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
+    told: dict[str, Any] = answer.json()
+    return told
+
+
 # In cookies
+
+
+def test_in_cookies_the_session_is_called_the_same_when_the_cookie_has_slid() -> None:
+    with streams(sessions="cookie", coordination=MemoryStore()) as s:
+        browser = s.w.logged_in()
+        before = at_this_moment(browser)
+        s.w.advance(HOUR / 2)
+        assert browser.fetch("/bff/user").headers["set-cookie"]
+        assert at_this_moment(browser) == before
 
 
 @pytest.mark.spec("SES-05")
@@ -225,7 +264,7 @@ def test_in_cookies_an_administrator_ends_streams_too() -> None:
 # Nodes
 
 
-@pytest.mark.spec("SES-05")
+@pytest.mark.spec("SES-05", "WSS-04")
 def test_another_node_hears_of_it_at_once() -> None:
     with streams() as s:
         node, browser = s.node(), s.w.logged_in()

@@ -200,7 +200,10 @@ def check_headers(answer: httpx2.Response, path: str, *, secure: bool) -> None:
     assert got.get("cross-origin-opener-policy") == ("same-origin" if shown else None)
     assert ("permissions-policy" in got) == shown
     stream = ("text/event-stream",) if path == "/bff/events" else ()
-    assert kind in (("text/html; charset=utf-8",) if shown else ("", "text/html; charset=utf-8", *JSON, *stream))
+    script = ("text/javascript; charset=utf-8",) if path == "/bff/session.js" else ()
+    assert kind in (
+        ("text/html; charset=utf-8",) if shown else ("", "text/html; charset=utf-8", *JSON, *stream, *script)
+    )
     if answer.text.startswith(("{", "[")):
         assert kind in JSON
 

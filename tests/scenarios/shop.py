@@ -13,6 +13,7 @@ from playwright.sync_api import BrowserContext, Page
 from starlette.requests import HTTPConnection, Request
 
 from coatcheck import BFF, Client, LoginOptions, LogoutOptions, User
+from coatcheck.clock import Clock
 from coatcheck.fastapi import CurrentUser, PageUser
 from coatcheck.sessions.seal import new_key
 from coatcheck.stores import MemoryStore
@@ -82,15 +83,19 @@ def shop(
     add: Callable[[BFF], None] = lambda bff: None,
     rest: ASGIApp | None = None,
     server: Server | None = None,
+    store: Callable[[Clock], MemoryStore] = MemoryStore,
+    backchannel: bool = False,
 ) -> Iterator[Shop]:
     """
     Register the application, and serve it.
 
     *prompt* is sent with each login; *login* and *logout* have their options; *add* adds remote APIs; *rest* answers
-    what the application does not know; *server* serves an application at a port.
+    what the application does not know; *server* serves an application at a port; *store* makes the session store; with
+    *backchannel* the provider is told where to say that a user has left.
     """
     application = Application.at_free_port()
-    client = provider.add_client("basic", **application.addresses)
+    told = {"backchannel_logout_uri": f"{application.url}/bff/backchannel"} if backchannel else {}
+    client = provider.add_client("basic", **application.addresses, **told)
     clock = MovableClock()
     bff = BFF(
         Client(
@@ -102,7 +107,7 @@ def shop(
         ),
         public_url=application.url,
         keys=[new_key()],
-        sessions=MemoryStore(clock),
+        sessions=store(clock),
         login=login,
         logout=logout,
         clock=clock,

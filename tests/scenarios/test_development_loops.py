@@ -20,6 +20,14 @@ from tests.scenarios.test_examples import EXAMPLES, running, settings, shop
 VITE = Path(__file__).parents[1] / "rig" / "vite"
 PAGE = "<!doctype html><title>shop</title><script type=module>document.title = 'shop, scripted'</script>"
 ME = "fetch('/api/me', {headers: {'X-CSRF': '1'}}).then(r => r.status === 200 ? r.json() : r.status)"
+WATCHED = """async () => {
+    const { watchSession } = await import("/bff/session.js?import");  // as Vite asks for it
+    const ended = new Promise(resolve => watchSession({ onEnded: resolve }));
+    while (!(await navigator.locks.query()).held.length) await new Promise(resolve => setTimeout(resolve, 20));
+    await fetch("/bff/logout", {method: "POST", headers: {"X-CSRF": "1"}, redirect: "manual"});
+    return ended;
+}"""
+"""A script that watches the session and logs out: why it hears that the session has ended."""
 RELOADS = 10
 
 
@@ -67,6 +75,7 @@ def test_vite_in_front_of_the_application(oidc_provider, browser, tmp_path: Path
             assert (api.last.header("authorization") or "").startswith("Bearer ")
             page.reload()
             assert page.evaluate(ME) == {"hello": "User alice"}
+            assert page.evaluate(WATCHED) == "logout"
             assert "WARNING" not in program.output
 
 

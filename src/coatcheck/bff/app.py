@@ -35,6 +35,7 @@ from coatcheck.bff.options import check_object, check_registration, check_visibl
 from coatcheck.bff.paths import RouteTable
 from coatcheck.bff.problems import logger
 from coatcheck.bff.proxy import RemoteAPI
+from coatcheck.bff.session_script import SessionScript
 from coatcheck.bff.silent_login import SilentLogin, SilentLoginCallback
 from coatcheck.bff.storage import make_storage
 from coatcheck.bff.transactions import LoginAttempts
@@ -209,6 +210,7 @@ class BFF:
             "/logged-out": Endpoint(logged_out, {"GET": Protection.NO_SESSION}, hides_query=True),
             "/user": Endpoint(user, {"GET": Protection.HEADER}),
             "/events": Endpoint(EventStreams(settings, live, ends), {"GET": Protection.SAME_ORIGIN}),
+            "/session.js": Endpoint(SessionScript(), {"GET": Protection.NO_SESSION}),
         }
         if serves_backchannel(settings.logout.backchannel, self._storage):
             endpoints["/backchannel"] = Endpoint(

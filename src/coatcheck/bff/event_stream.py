@@ -6,6 +6,9 @@ other tabs. It says nothing about the user, and listening does not count as a us
 
     event: expiring     data: {"expires_in": 60}      the session ends in so many seconds unless it is used
     event: ended        data: {"reason": "logout"}    it is over, and the stream, too
+
+Whoever accepts `application/json` is told how it stands at this moment instead: `{"session": "9f2c51aa04be",
+"expires_in": 3600}`. The session is called what the audit log calls it, so that a page can tell its own from the next.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ import asyncio
 from typing import Any
 
 from coatcheck import codec
-from coatcheck.bff.answers import ASGIApp, Receive, Scope, problem_answer
+from coatcheck.audit import session_reference
+from coatcheck.bff.answers import ASGIApp, Receive, Scope, json_answer, problem_answer
 from coatcheck.bff.current import CurrentRequest
 from coatcheck.bff.diagnosis import Diagnosis
 from coatcheck.bff.lifetime import SessionLifetime
@@ -58,10 +62,16 @@ class EventStreams:
             return refuse(current, Diagnosis("store_unavailable", f"A session cannot be read: {error}.", remedy))
         if handle is None:
             return self._anonymous(current)
+        if current.header(b"accept") == b"application/json":
+            return await self._at_this_moment(handle)
         if self._live.count(handle) >= MAX_STREAMS:
             cause = f"One session has {MAX_STREAMS} event streams open already."
             return refuse(current, Diagnosis("too_many_streams", cause, "Share one between all tabs: see session.js."))
         return _Stream(self._live, handle, self._lifetime, self._settings.clock)
+
+    async def _at_this_moment(self, handle: SessionHandle) -> ASGIApp:
+        left = max(0, round(await self._lifetime.ends_at(handle) - self._settings.clock.time()))
+        return json_answer(codec.encode({"session": session_reference(handle.session.id), "expires_in": left}))
 
     def _anonymous(self, current: CurrentRequest) -> ASGIApp:
         code = "session_expired" if current.cookie_presented else "session_missing"
@@ -121,7 +131,8 @@ class _Stream:
             return
         ends_at, now = await self._lifetime.ends_at(watch.handle), self._clock.time()
         if now >= ends_at:
-            watch.end("grant_ended")  # the session itself lives, but nothing that it stands on
+            # Or else the session itself lives, but nothing that it stands on.
+            watch.end("expired" if now >= watch.handle.session.dead_at else "grant_ended")
         elif now >= ends_at - WARN_BEFORE and self._warned_of != ends_at:
             self._warned_of = ends_at
             await self._say(send, _event("expiring", {"expires_in": round(ends_at - now)}))
