@@ -3,6 +3,8 @@ SIGTERM while a token is being renewed: the process waits for the answer and sto
 
 The provider holds the refresh request, the process is told to end, and only then the provider goes on. Whoever starts
 next finds the new tokens: the refresh token that rotation has replaced is never sent again.
+
+A stream of session events, which has no end of its own, ends at once; an answer of a remote API goes on to its end.
 """
 
 from __future__ import annotations
@@ -62,6 +64,9 @@ bff.remote_api("/api/orders", "{api}")
 app = bff.wrap(nothing)
 """
 
+STREAMS_END = 3.0
+"""Seconds after SIGTERM in which they must; the gateway looks once a second."""
+
 PROMPTLY = 5.0
 """Seconds: far from every time-out, and enough for a busy machine."""
 
@@ -75,6 +80,7 @@ class Stage:
     provider: OIDCProvider
     client: RegisteredClient
     agent: UserAgent
+    api: EchoAPI
 
     def gateway(self, workers: int, *, cookies: bool = False) -> Program:
         file = self.folder / "coatcheck.toml"
@@ -85,10 +91,10 @@ class Stage:
         program.wait_for("is served on")
         return program
 
-    def uvicorn(self) -> Program:
+    def uvicorn(self, *, patience: int = 1) -> Program:
         command = [sys.executable, "-m", "uvicorn", "served:app", "--app-dir", self.folder]
-        # It gives requests one second, and then cancels them: only the lifespan may take longer.
-        program = Program([*command, "--port", self.application.port, "--timeout-graceful-shutdown", "1"])
+        # It gives requests so many seconds, and then cancels them: only the lifespan may take longer.
+        program = Program([*command, "--port", self.application.port, "--timeout-graceful-shutdown", str(patience)])
         program.wait_for("Uvicorn running on")
         return program
 
@@ -135,7 +141,7 @@ def stage(oidc_provider: OIDCProvider, tmp_path: Path) -> Iterator[Stage]:
         }
         (tmp_path / "coatcheck.toml").write_text(GATEWAY.format(**words))
         (tmp_path / "served.py").write_text(LIBRARY.format(**words))
-        yield Stage(tmp_path, application, oidc_provider, client, agent)
+        yield Stage(tmp_path, application, oidc_provider, client, agent, api)
 
 
 def terminate(program: Program, port: int) -> None:
@@ -187,3 +193,36 @@ def test_sigterm_without_a_renewal_ends_promptly(stage: Stage, name: str) -> Non
         os.kill(program.pid, signal.SIGTERM)
         assert program.wait() == status, program.output
         assert time.monotonic() - since < PROMPTLY
+
+
+STREAMING: dict[str, Callable[[Stage], Program]] = {
+    "gateway, two workers": lambda stage: stage.gateway(workers=2),
+    "library under uvicorn": lambda stage: stage.uvicorn(patience=60),
+}
+
+
+@pytest.mark.spec("WSS-08")
+@pytest.mark.parametrize("name", STREAMING)
+def test_sigterm_ends_streams_of_events_and_nothing_else(stage: Stage, name: str) -> None:
+    with STREAMING[name](stage) as program:
+        stage.agent.login("/bff/login?returnUrl=/api/orders")
+        with stage.agent.open("/bff/events") as events, stage.agent.open("/api/orders/stream?count=2") as slow:
+            read_until(events, b"retry: 2000")
+            read_until(slow, b"0\n")
+            since = time.monotonic()
+            os.kill(program.pid, signal.SIGTERM)
+            read_until(events, b"0\r\n\r\n")  # the last chunk
+            assert time.monotonic() - since < STREAMS_END
+            stage.api.next_chunk()
+            read_until(slow, b"1\n")
+            read_until(slow, b"0\r\n\r\n")
+        assert program.wait() == STARTS[name][1], program.output
+        assert "Killing" not in program.output and "Cancel" not in program.output
+
+
+def read_until(connection: socket.socket, end: bytes) -> None:
+    received = b""
+    while end not in received:
+        piece = connection.recv(65536)
+        assert piece, received
+        received += piece

@@ -28,6 +28,7 @@ from coatcheck.config.values import Listen
 from coatcheck.errors import ConfigurationError
 from coatcheck.gateway.app import create_app
 from coatcheck.gateway.development_tls import certificate_for, missing_tls
+from coatcheck.gateway.stopping import HearsSIGTERM
 from coatcheck.gateway.stores import open_stores
 
 STOP_DEADLINE = 25
@@ -129,7 +130,7 @@ async def serving(app: ASGIApp, listen: Listen) -> AsyncIterator[None]:
 
 
 def _load_app(start: Start) -> ASGIApp:
-    return create_app(start.config())
+    return HearsSIGTERM(create_app(start.config()))
 
 
 def _say_who_speaks_tls(config: GatewayConfig, certificate: DevelopmentCertificate | None) -> None:
