@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +16,8 @@ from playwright.sync_api import Page, Route, expect
 
 from coatcheck.testing.demo.show import running
 from tests.rig.browser import launch
+from tests.rig.servers import coatcheck
+from tests.rig.user_agent import UserAgent
 
 
 @contextmanager
@@ -62,7 +66,7 @@ def watch(page: Page) -> list[str]:
 @pytest.mark.browser
 def test_a_person_logs_in_watches_a_renewal_and_logs_out() -> None:
     with demo(timedelta(seconds=3)) as address, launch() as browser:
-        page = browser.new_page()
+        page = browser.new_context().new_page()
         complaints = watch(page)
         page.goto(address)
         page.get_by_role("link", name="Log in").click()
@@ -81,8 +85,23 @@ def test_a_person_logs_in_watches_a_renewal_and_logs_out() -> None:
         page.get_by_role("button", name="Call 20 times at once").click()
         expect(page.locator("#rows")).to_contain_text("20 \u00d7 200 OK")
 
+        elsewhere = page.context.new_page()
+        elsewhere.goto(address)
+        expect(elsewhere.locator("#name")).to_have_text("somebody")
         page.get_by_role("link", name="Log out").click()
+        expect(elsewhere.locator("#farewell")).to_have_text("You are logged out, here and at the provider.")
         expect(page.locator("#farewell")).to_have_text("You are logged out, here and at the provider.")
         page.reload()
         expect(page.get_by_role("link", name="Log in")).to_be_visible()
         assert complaints == []
+
+
+def test_the_demo_stops_though_a_page_listens() -> None:
+    with coatcheck("demo", "--port", "0") as program:
+        address = program.wait_for(r"http://localhost:\d+")[0]
+        with UserAgent(address) as browser:
+            browser.login("/bff/login", username="somebody")
+            with browser.open("/bff/events") as events:
+                assert events.recv(65536).startswith(b"HTTP/1.1 200")
+                os.kill(program.pid, signal.SIGINT)
+                assert program.wait(seconds=10) == 0, program.output

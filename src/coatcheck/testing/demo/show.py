@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
+from coatcheck.bff import stopping
 from coatcheck.config import load_config
 from coatcheck.errors import ConfigurationError
 from coatcheck.gateway import serving as gateway
@@ -69,6 +70,7 @@ async def _show(port: int) -> None:
     async with running(port, TOKEN_LIFETIME) as address:
         print(f"\n  The demo is at  {address}\n\n  Any user name will do. Press Ctrl-C to stop.\n", flush=True)
         await stop.wait()
+        stopping.stop()  # a page that listens would keep the gateway from stopping
 
 
 async def _check() -> int:

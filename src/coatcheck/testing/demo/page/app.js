@@ -1,4 +1,7 @@
-// The page of the demo. All that it knows of coatcheck: /bff/login, /bff/user, the logout link, and one header.
+// The page of the demo. All that it knows of coatcheck: /bff/login, /bff/user, the logout link, one header, and the
+// module that says when the session ends.
+
+import { watchSession } from "/bff/session.js";
 
 const CSRF = { "X-CSRF": "1" };
 const EVERY = 2000;
@@ -39,9 +42,16 @@ function inside(claims) {
 
   $("call").addEventListener("click", () => callOnce());
   $("burst").addEventListener("click", () => callManyTimes());
+  watchSession({ onEnded: ended });
   setInterval(() => $("steady").checked && !document.hidden && callOnce(), EVERY);
   tick();
   callOnce();
+}
+
+// In another tab, say: there is nobody here any more, or somebody else.
+function ended(reason) {
+  if (reason === "logout") sessionStorage.setItem("left", "yes");
+  location.reload();
 }
 
 async function callOnce() {
