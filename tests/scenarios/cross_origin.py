@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from playwright.sync_api import Browser, BrowserContext, Error, Frame, Page
 
-from coatcheck import BFF, LoginOptions
+from coatcheck import BFF, LoginOptions, LogoutOptions
 from coatcheck.bff.answers import Answer
 from coatcheck.config.values import Listen
 from coatcheck.gateway.frontend import Frontend
@@ -62,6 +62,7 @@ LOGOUT_URL = """fetch('/bff/user', {headers: {'X-CSRF': '1'}}).then(r => r.json(
 """What a page of our own asks for, and no other can."""
 
 SILENT = LoginOptions(silent=True)
+FRONT_CHANNEL = LogoutOptions(frontchannel=True)
 """With the endpoints that are meant for frames, too."""
 
 LOCAL = ("/me", "/page", "/public", "/live", "/app.js")
@@ -148,7 +149,12 @@ def campaign(provider: OIDCProvider, browser: Browser, folder: Path) -> Campaign
         EchoAPI.serve() as api,
         serve(_attackers_site, lifespan="off") as site,
         shop(
-            provider, add=lambda bff: add_remote_apis(bff, api.url), rest=static, server=_by_granian, login=SILENT
+            provider,
+            add=lambda bff: add_remote_apis(bff, api.url),
+            rest=static,
+            server=_by_granian,
+            login=SILENT,
+            logout=FRONT_CHANNEL,
         ) as served,
         browser.new_context() as victim,
         browser.new_context() as stranger,
