@@ -214,6 +214,17 @@ def at_this_moment(browser: UserAgent) -> dict[str, Any]:
     return told
 
 
+@pytest.mark.spec("SES-13")
+def test_who_asks_after_the_announced_end_of_the_refresh_token_has_no_session_any_more() -> None:
+    with streams() as s:
+        s.w.provider.tamper("token", lambda answer: {**answer, "refresh_expires_in": 600})
+        browser = s.w.logged_in()
+        s.w.advance(600)
+        source = s.open(browser)
+        assert (source.status, source.headers["coatcheck-error"]) == (401, "session_ended")
+        assert s.w.sessions() == 0
+
+
 # In cookies
 
 

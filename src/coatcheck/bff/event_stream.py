@@ -18,7 +18,7 @@ from typing import Any
 
 from coatcheck import codec
 from coatcheck.audit import session_reference
-from coatcheck.bff.answers import ASGIApp, Receive, Scope, json_answer, problem_answer
+from coatcheck.bff.answers import Answer, ASGIApp, Receive, Scope, json_answer, problem_answer
 from coatcheck.bff.current import CurrentRequest
 from coatcheck.bff.diagnosis import Diagnosis
 from coatcheck.bff.lifetime import SessionLifetime
@@ -61,20 +61,20 @@ class EventStreams:
             remedy = "See that the session store runs; nobody was logged out."
             return refuse(current, Diagnosis("store_unavailable", f"A session cannot be read: {error}.", remedy))
         if handle is None:
-            return self._anonymous(current)
+            return self._over(current, "session_expired" if current.cookie_presented else "session_missing")
+        left = await self._lifetime.ends_at(handle) - self._settings.clock.time()
+        if left <= 0:  # there is nothing left to renew it with
+            await current.end_session()
+            return self._over(current, "session_ended").with_cookies(current.set_cookies())
         if current.header(b"accept") == b"application/json":
-            return await self._at_this_moment(handle)
+            reference = session_reference(handle.session.id)
+            return json_answer(codec.encode({"session": reference, "expires_in": round(left)}))
         if self._live.count(handle) >= MAX_STREAMS:
             cause = f"One session has {MAX_STREAMS} event streams open already."
             return refuse(current, Diagnosis("too_many_streams", cause, "Share one between all tabs: see session.js."))
         return _Stream(self._live, handle, self._lifetime, self._settings.clock)
 
-    async def _at_this_moment(self, handle: SessionHandle) -> ASGIApp:
-        left = max(0, round(await self._lifetime.ends_at(handle) - self._settings.clock.time()))
-        return json_answer(codec.encode({"session": session_reference(handle.session.id), "expires_in": left}))
-
-    def _anonymous(self, current: CurrentRequest) -> ASGIApp:
-        code = "session_expired" if current.cookie_presented else "session_missing"
+    def _over(self, current: CurrentRequest, code: str) -> Answer:
         refusal = problem(code, login_url=self._settings.login_path)
         cause = f"{current.path} was asked for by somebody who is not logged in."
         log_problem(refusal, cause=cause, remedy="The page offers a login.", trace_id=current.trace_id)
