@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -30,6 +31,8 @@ class LoggedRequest:
     status: int | None = None
     """None where no answer was sent (yet)."""
     fault: str | None = None
+    kept: int | None = None
+    """The status of an answer that the provider has made and that waits for `release()`."""
     tampered: bool = False
 
 
@@ -89,6 +92,17 @@ class ControlPlane:
     def reset(self) -> None:
         """Knobs, faults and tamperings as at the start. Clients, sessions and the log stay."""
         self._call("POST", "reset")
+
+    def wait_for_another_second(self) -> None:
+        """Return when what the provider issues has a later `iat` than what it has issued: it counts whole seconds."""
+        begun, deadline = self._shown(), time.monotonic() + 10
+        while self._shown() == begun:
+            assert time.monotonic() < deadline, "the provider's clock stands still"
+            time.sleep(0.02)
+
+    def _shown(self) -> str:
+        """What the provider's clock shows."""
+        return str(self._http.head("/").headers["date"])
 
     def stop(self) -> None:
         self._http.close()

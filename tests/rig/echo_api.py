@@ -7,6 +7,7 @@ A remote API that answers with what it received, and keeps it for the test to lo
     GET  /stream?count=3           chunks "0\\n", "1\\n" ...; all but the first wait for `next_chunk` (unless &free=1)
     GET  /events?count=3           the same as text/event-stream
     GET  /hang                     no answer until the caller goes away
+    ANY  /late                     as the first, but when `next_chunk` lets it go
     GET  /roles                    {"roles": ["buyer", "seller"]}
     GET  /cookies                  sets two cookies
     GET  /redirect?to=URL          302
@@ -106,6 +107,10 @@ class EchoAPI:
                 await self._chunks(send, receive, query, "text/plain", "{}\n")
             case ["events"]:
                 await self._chunks(send, receive, query, "text/event-stream", "data: {}\n\n")
+            case ["late"]:
+                while not self._take():
+                    await asyncio.sleep(0.005)
+                await _answer(send, 200, [JSON], _echo(request))
             case ["bytes"]:
                 await _answer(send, 200, [TEXT], b"x" * int(query["size"]))
             case ["roles"]:

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 import uvicorn
 
-from coatcheck import BFF, Client
+from coatcheck import BFF, Client, LogoutOptions
 from coatcheck.single_flight import SingleFlight
 from coatcheck.stores.urls import open_store
 from coatcheck.tokens.lease import LeaseTimes
@@ -115,6 +115,7 @@ class Worker:
             user_token_store=user_tokens,
             lifetime=LIFETIME,
             idle_timeout=LIFETIME,
+            logout=LogoutOptions(**plan.logout),
             clock=self.clock,
             checkpoints=self.gates,
             lease_times=LeaseTimes(*plan.lease_times or ()),

@@ -35,7 +35,8 @@ class GatedStore:
     `lease`: everybody always gets it. `reread`: the first look after a lease was taken shows the session as this
     process had loaded it before. `mark`: nothing is written down before sending. `cas`: a write wins over whatever is
     there, and brings back what was deleted. `pending`: small values, above all what waits for the browser of a
-    cookie session, are this process's own. `watermark`: so are they, which is to say that they go back with no store.
+    cookie session, and who was logged out, are this process's own. `watermark`: so are they, which is to say that
+    they go back with no store. `messages`: none of this process's arrives.
     """
 
     def __init__(
@@ -51,6 +52,11 @@ class GatedStore:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._own if self._own is not None and name in _SMALL_VALUES else self._inner, name)
+
+    async def publish(self, channel: str, message: bytes) -> None:
+        """See `Notifier.publish`."""
+        if self._without != "messages":
+            await self._inner.publish(channel, message)
 
     def new_round(self) -> None:
         """Forget what this process had loaded."""

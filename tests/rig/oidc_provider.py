@@ -26,7 +26,7 @@ from tests.rig.programs import Program
 
 FOLDER = Path(__file__).parent / "provider"
 
-FaultMode = Literal["status", "garbage", "huge", "drip", "drop", "after", "delay", "hold"]
+FaultMode = Literal["status", "garbage", "huge", "drip", "drop", "after", "delay", "hold", "keep"]
 
 
 class OIDCProvider(ControlPlane):
@@ -91,7 +91,8 @@ class OIDCProvider(ControlPlane):
 
         `status` (status=, body=, headers=), `garbage` (body=, headers=), `huge` (100 MB), `drip` (an answer that begins
         and never ends: status=, headers=, body=, ms= between two bytes), `drop` (closed unanswered), `after` (the
-        provider acts, then the answer is lost), `delay` (ms=), `hold` (until `release()`).
+        provider acts, then the answer is lost), `delay` (ms=), `hold` (until `release()`), `keep` (the provider acts,
+        then the answer waits for `release()`).
         """
         self._call("POST", "fault", {"mode": mode, **_criteria(path, grant_type, client_id), "times": times, **details})
 
@@ -154,6 +155,11 @@ class OIDCProvider(ControlPlane):
         """Sign with new keys from now on; the `kid`s that are published. The old keys disappear unless *keep*."""
         kids: list[str] = self._call("POST", "rotate_keys", {"keep": keep})["kids"]
         return kids
+
+    def signing_key(self) -> tuple[str, str]:
+        """`kid` and private key (PEM) of what its RS256 signatures are made with: for tokens that no provider makes."""
+        key = self._call("GET", "signing_key")
+        return key["kid"], key["pem"]
 
     def whose(self, access_token: str) -> dict[str, Any]:
         """`sub`, `client_id`, `scope`, `grant_id`, `expires_at` of an opaque token that is valid; else empty."""

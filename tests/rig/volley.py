@@ -72,7 +72,7 @@ async def _ask(call: Call, connection: _Connection | None) -> CallAnswer:
     reader, writer = connection
     try:
         async with asyncio.timeout(PATIENCE):
-            writer.write(_request(call))
+            writer.write(request_bytes(call))
             return _answer(await reader.read())
     except (OSError, TimeoutError):
         return CallAnswer(0)
@@ -80,7 +80,8 @@ async def _ask(call: Call, connection: _Connection | None) -> CallAnswer:
         writer.close()
 
 
-def _request(call: Call) -> bytes:
+def request_bytes(call: Call) -> bytes:
+    """What goes over the wire."""
     lines = [
         f"{call.method} {call.path} HTTP/1.1",
         f"Host: {urlsplit(call.public_url).netloc}",

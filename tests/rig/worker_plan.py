@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 SessionKind = Literal["server", "cookie", "shared-grant"]
 """Where tokens are: in sessions in the store; in cookies; in the store, one grant for all sessions of a user."""
 
-Protection = Literal["lease", "reread", "mark", "cas", "pending", "watermark"]
+Protection = Literal["lease", "reread", "mark", "cas", "pending", "watermark", "messages"]
 """What the rig can take away from a store: see `gated_store.py`."""
 PROTECTIONS: Mapping[SessionKind, tuple[Protection, ...]] = {
     "server": ("lease", "reread", "mark", "cas"),
@@ -45,4 +45,6 @@ class WorkerPlan:
     lease_times: LeaseSeconds | None = None
     without: Protection | None = None
     token_endpoint: str | None = None
+    logout: Mapping[str, Any] = field(default_factory=dict)
+    """`LogoutOptions`."""
     number: int = 0

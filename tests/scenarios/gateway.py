@@ -72,14 +72,15 @@ def gateway(
     more: Sequence[str] = (),
     arguments: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
+    key: str | None = None,
 ) -> Iterator[Program]:
     """
     Write the file and the key, start the gateway, and stop it.
 
-    *more* are lines for the top of the file, *arguments* some for `coatcheck run`.
+    *more* are lines for the top of the file, *arguments* some for `coatcheck run`. Without a *key* it has a new one.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "coatcheck.key").write_text(new_key())
+    (folder / "coatcheck.key").write_text(key or new_key())
     (folder / "client.secret").write_text(client.client_secret or "")
     lines = [
         *more,

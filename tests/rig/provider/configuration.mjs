@@ -94,8 +94,8 @@ export function configuration(jwks, extraClients) {
       userinfo: { enabled: true },
     },
     // The provider refuses to call loopback addresses, by a dispatcher that it hands to fetch. Without it, back-channel
-    // logout and jwks_uri reach the application under test.
-    fetch: (url, { dispatcher: _guard, ...options }) => globalThis.fetch(url, options),
+    // logout and jwks_uri reach the application under test. Nor does it give up after 2.5 s: the machine may be busy.
+    fetch: (url, { dispatcher: _guard, signal: _deadline, ...options }) => globalThis.fetch(url, options),
     issueRefreshToken: async (...of) => issuesRefreshToken(...of),
     rotateRefreshToken: (ctx) => knobs.rotate ?? ctx.oidc.client.x_rotate ?? true,
     ttl: {

@@ -9,6 +9,7 @@
 //     after     let the provider act, then close the connection: the rotated token that never arrives
 //     delay     wait "ms", then go on
 //     hold      wait until DELETE /_ctl/hold, then go on: for tests that want many callers to wait for one answer
+//     keep      let the provider act, then keep the answer until DELETE /_ctl/hold
 //
 // DELETE of faults and holds takes the same criteria; without any, everything goes.
 import { once } from 'node:events';
@@ -66,6 +67,15 @@ export async function fail(request, response, entry) {
     case 'hold':
       await new Promise((goOn) => { held.set(goOn, entry); });
       return false;
+    case 'keep': {
+      const end = response.end.bind(response);
+      response.end = function later(...answer) {
+        entry.kept = response.statusCode;
+        held.set(() => end(...answer), entry);
+        return this;
+      };
+      return false;
+    }
     default:
       throw new Error(`unknown fault mode ${fault.mode}`);
   }

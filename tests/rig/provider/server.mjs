@@ -18,8 +18,10 @@
 //   POST   /_ctl/token          {"access_token"} whose it is: {"sub", "client_id", "scope", "grant_id", "expires_at"} or {}
 //   POST   /_ctl/refresh_tokens {"client_id"} how many of its refresh tokens would be accepted now: {"good"}
 //   POST   /_ctl/rotate_keys    new signing keys; the old ones leave the JWKS, or stay with {"keep": true}
+//   GET    /_ctl/signing_key    {"kid", "pem"} what RS256 signatures are made with, for tokens that no provider makes
 //   POST   /_ctl/backchannel    {"client_id", "sub", "sid"} a back-channel logout that starts here
 //   POST   /_ctl/revoke_grant   {"grant_id"} what an administrator does when somebody leaves
+import crypto from 'node:crypto';
 import fs from 'node:fs';
 import http from 'node:http';
 import { Provider } from 'oidc-provider';
@@ -105,6 +107,10 @@ const control = {
     jwks = { keys: keep ? [...fresh, ...jwks.keys] : fresh };
     build();
     return { kids: jwks.keys.map(({ kid }) => kid) };
+  },
+  'GET signing_key': () => {
+    const key = jwks.keys.find(({ kty }) => kty === 'RSA');
+    return { kid: key.kid, pem: crypto.createPrivateKey({ key, format: 'jwk' }).export({ type: 'pkcs8', format: 'pem' }) };
   },
   'POST backchannel': async ({ client_id, sub, sid }) => {
     const client = await provider.Client.find(client_id);
