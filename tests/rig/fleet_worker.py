@@ -114,7 +114,7 @@ class Worker:
             coordination=self.store,
             user_token_store=user_tokens,
             lifetime=LIFETIME,
-            idle_timeout=LIFETIME,
+            idle_timeout=timedelta(days=plan.idle_days),
             logout=LogoutOptions(**plan.logout),
             clock=self.clock,
             checkpoints=self.gates,

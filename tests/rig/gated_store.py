@@ -16,14 +16,15 @@ from typing import Any
 from coatcheck.clock import Clock
 from coatcheck.coordination import Lease, SentMark
 from coatcheck.errors import LeaseLost, SessionGone, StaleVersion
-from coatcheck.sessions.store import Change, ReplacePart, SessionRow
+from coatcheck.sessions.store import Change, ReplacePart, SessionRow, Touch
 from coatcheck.stores import MemoryStore
 from coatcheck.stores.urls import Store
 from tests.rig.worker_plan import Protection
 
 BEFORE_LEASE = "rig.before_lease"
 """Passed before every attempt to take a lease: whoever stops here has seen an old token, and comes late."""
-
+BEFORE_TOUCH = "rig.before_touch"
+"""Passed before a use of a session is written down."""
 
 _SMALL_VALUES = ("add", "get", "replace", "discard")
 
@@ -36,7 +37,8 @@ class GatedStore:
     process had loaded it before. `mark`: nothing is written down before sending. `cas`: a write wins over whatever is
     there, and brings back what was deleted. `pending`: small values, above all what waits for the browser of a
     cookie session, and who was logged out, are this process's own. `watermark`: so are they, which is to say that
-    they go back with no store. `messages`: none of this process's arrives.
+    they go back with no store. `messages`: none of this process's arrives. `parts`: who writes down that a session was
+    used writes its tokens, too, as this process has read them first.
     """
 
     def __init__(
@@ -82,6 +84,10 @@ class GatedStore:
 
     async def update(self, key: bytes, change: Change) -> None:
         """See `SessionStore.update`."""
+        if isinstance(change, Touch):
+            await self._gate(BEFORE_TOUCH)
+            if self._without == "parts":
+                await self._overwrite(key, ReplacePart("tokens", self._first_seen[key].tokens, 0))
         try:
             await self._inner.update(key, change)
         except (StaleVersion, SessionGone):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 SessionKind = Literal["server", "cookie", "shared-grant"]
 """Where tokens are: in sessions in the store; in cookies; in the store, one grant for all sessions of a user."""
 
-Protection = Literal["lease", "reread", "mark", "cas", "pending", "watermark", "messages"]
+Protection = Literal["lease", "reread", "mark", "cas", "pending", "watermark", "messages", "parts"]
 """What the rig can take away from a store: see `gated_store.py`."""
 PROTECTIONS: Mapping[SessionKind, tuple[Protection, ...]] = {
     "server": ("lease", "reread", "mark", "cas"),
@@ -45,6 +45,7 @@ class WorkerPlan:
     lease_times: LeaseSeconds | None = None
     without: Protection | None = None
     token_endpoint: str | None = None
+    idle_days: int = 30
     logout: Mapping[str, Any] = field(default_factory=dict)
     """`LogoutOptions`."""
     number: int = 0

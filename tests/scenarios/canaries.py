@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
@@ -33,6 +34,7 @@ _SAID_TO_APPLICATION = {
     "code": rb"/bff/callback\?(?:\S*&)?code=([^& ]+)",
     "state": rb"[?&]state=([^& \r\n]+)",
     "logout sid": rb"/bff/logout\?sid=([^& ]+)",
+    "logout token": rb"logout_token=([^&\s]+)",
 }
 _ANSWERED_BY_APPLICATION = {
     "login cookie": rb"(?i)\r\nset-cookie: [^=\r\n]+-login-[^=\r\n]+=([^;\r\n]+)",
@@ -53,8 +55,12 @@ def overheard(provider: Wiretap, application: Wiretap) -> dict[str, set[str]]:
     ):
         for message, (kind, pattern) in product(messages, patterns.items()):
             found[kind] |= {unquote_plus(value.decode("latin-1")) for value in re.findall(pattern, bytes(message))}
-    for id_token in tuple(found["id_token"]):
-        found["id_token"] |= set(id_token.split(".")[1:])  # its claims and its signature tell as much
+    for kind in ("id_token", "logout token"):
+        for token in [token for token in found[kind] if token.count(".") == 2]:
+            _, payload, signature = token.split(".")
+            found[kind] |= {payload, signature}  # its claims and its signature tell as much
+            found["sid of the provider"].add(json.loads(base64.urlsafe_b64decode(payload + "=="))["sid"])
+    found["logout token"] -= found["access token"] | found["refresh token"] | found["id_token"]  # sent in its place
     for kind in ("state", "nonce"):
         found[kind].discard(_PROBE)
     return dict(found)

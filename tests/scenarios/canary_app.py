@@ -10,7 +10,7 @@ from pathlib import Path
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 
-from coatcheck import BFF, Client
+from coatcheck import BFF, Client, LogoutOptions
 from coatcheck.fastapi import CurrentUser
 
 DATABASE = Path("sessions.db").absolute()
@@ -27,6 +27,7 @@ bff = BFF(
     public_url=os.environ["PUBLIC_URL"],
     keys=[os.environ["COATCHECK_KEY"]],
     sessions=f"sqlite://{DATABASE}",
+    logout=LogoutOptions(frontchannel=True),
 )
 bff.remote_api("/api/orders", os.environ["ORDERS_URL"])
 bff.install(app)
@@ -43,6 +44,7 @@ async def me(user: CurrentUser) -> dict[str, str | None]:
     if "CARELESS" not in os.environ:
         return {"hello": user.name}
     logging.getLogger("shop").debug("calling with %s", token)
+    logging.getLogger("shop").debug("in the session %s", user.sid)
     logging.getLogger("shop").debug("that is %s", {"Authorization": f"Bearer {token.access_token}"})
     with sqlite3.connect(DATABASE) as connection:
         connection.execute("CREATE TABLE IF NOT EXISTS debug (text TEXT)")

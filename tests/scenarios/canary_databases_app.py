@@ -7,7 +7,7 @@ import os
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 
-from coatcheck import BFF, Client, Tokens, UserTokenRequestParameters
+from coatcheck import BFF, Client, LogoutOptions, Tokens, UserTokenRequestParameters
 from coatcheck.fastapi import CurrentUser
 from coatcheck.sessions import KeyRing
 from coatcheck.stores import open_store
@@ -36,6 +36,7 @@ bff = BFF(
     keys=[os.environ["COATCHECK_KEY"]],
     sessions="cookie" if os.environ["SESSIONS"] == "cookie" else store,
     coordination=store,
+    logout=LogoutOptions(frontchannel=os.environ["SESSIONS"] != "cookie"),
 )
 bff.remote_api("/api/orders", os.environ["ORDERS_URL"])
 bff.install(app)

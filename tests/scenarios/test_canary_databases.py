@@ -28,7 +28,15 @@ from tests.rig.tcp_fault import TCPFault
 from tests.rig.user_agent import UserAgent
 from tests.rig.valkey import Valkey
 from tests.scenarios.canaries import leaks, overheard
-from tests.scenarios.canary_line import EAVESDROPPER, KINDS, Line, Seen, found_in_answers, tapped_line
+from tests.scenarios.canary_line import (
+    EAVESDROPPER,
+    KINDS,
+    Line,
+    Seen,
+    assert_the_audit_log_names_nobody,
+    found_in_answers,
+    tapped_line,
+)
 from tests.scenarios.waiting import until_expired
 
 VALKEY_PASSWORD = "the-password-of-valkey-4711"
@@ -113,8 +121,13 @@ def application(
         yield program
 
 
-def tour(agent: UserAgent, line: Line, database: Database) -> dict[str, bytes]:
-    """Log in, call, renew, lose the database for a moment, log out, log in again. Returns what the database held."""
+def tour(
+    agent: UserAgent, line: Line, database: Database, client: RegisteredClient, *, in_cookies: bool = False
+) -> dict[str, bytes]:
+    """
+    Log in, call, renew, lose the database for a moment, be logged out by the provider, log in, log out, log in again.
+    Returns what the database held.
+    """
     agent.login("/bff/login?returnUrl=/")
     for path in ("/api/orders/bytes?size=10", "/api/service", "/api/lend", "/api/renew", "/bff/user"):
         assert status(agent, path) == 200, path
@@ -123,6 +136,11 @@ def tour(agent: UserAgent, line: Line, database: Database) -> dict[str, bytes]:
     assert status(agent, "/api/renew") == 503
     database.fault.restore()
     assert status(agent, "/api/renew") == 200
+    with agent.stream("/bff/events", csrf=False) as page:
+        line.tell(client, front_channel=not in_cookies)
+        assert any("ended" in said for said in page.iter_lines())
+    assert status(agent, "/api/renew") == 401
+    agent.login("/bff/login?returnUrl=/")
     claims = {claim["type"]: claim["value"] for claim in agent.fetch("/bff/user").json()}
     agent.logout(claims["bff:logout_url"])
     assert status(agent, "/api/renew") == 401
@@ -148,6 +166,7 @@ def look(line: Line, program: Program, database: Database, dump: bytes, *, key: 
 
 def assert_nothing_leaked(seen: Seen, database: Database) -> None:
     assert {kind for kind, values in seen.canaries.items() if values} == KINDS | {"database password"}
+    assert_the_audit_log_names_nobody(seen.output)
     assert len(seen.canaries["access token"]) >= 5 and len(seen.canaries["refresh token"]) >= 2
     # From Python 3.13 on asyncio itself tells, at DEBUG, of each connection that was reset; some were, on purpose.
     ours = [line for line in seen.output.splitlines() if not line.startswith(b"HEARD asyncio DEBUG ")]
@@ -174,7 +193,7 @@ def test_a_thief_of_the_database_finds_no_secret(line: Line, database: Database,
         application(line, client, database, key, tmp_path, sessions="store") as program,
         UserAgent(line.application.url) as agent,
     ):
-        held = tour(agent, line, database)
+        held = tour(agent, line, database, client)
         assert status(agent, "/api/renew") == 503, "the answer was lost"
         in_doubt = database.dump()
         until_expired(seconds=TTL)
@@ -195,7 +214,7 @@ def test_a_thief_of_the_coordination_store_finds_no_secret(line: Line, database:
         application(line, client, database, key, tmp_path, sessions="cookie") as program,
         UserAgent(line.application.url) as agent,
     ):
-        held = tour(agent, line, database)
+        held = tour(agent, line, database, client, in_cookies=True)
         assert status(agent, "/api/renew") == 200, "the answer was lost, and the provider may be asked again"
         dump = b"".join([*held.values(), *database.dump().values()])
         seen = look(line, program, database, dump, key=key, secret=client.client_secret or "")
