@@ -182,7 +182,7 @@ def library(
         yield program, client, secret
 
 
-@pytest.mark.spec("LOG-01", "LOG-03", "OAU-32")
+@pytest.mark.spec("LOG-01", "LOG-03", "LOG-07", "OAU-32")
 def test_the_gateway_shows_no_secret_in_logs_answers_and_files(line: Line, page: Page, tmp_path: Path):
     client = line.register()
     frontend = tmp_path / "dist"
@@ -216,7 +216,7 @@ def test_the_gateway_shows_no_secret_in_logs_answers_and_files(line: Line, page:
     assert leaks(seen.canaries, "".join(said).encode()) == [] and "alice" not in listed
 
 
-@pytest.mark.spec("LOG-01", "LOG-03", "OAU-32")
+@pytest.mark.spec("LOG-01", "LOG-03", "LOG-07", "OAU-32")
 def test_the_library_shows_no_secret_in_logs_answers_and_files(line: Line, page: Page, tmp_path: Path):
     key = new_key()
     with library(line, tmp_path, key) as (program, client, client_secret):

@@ -185,7 +185,7 @@ def kinds(dump: dict[str, bytes]) -> set[str]:
     return {name.removeprefix("coatcheck_").removesuffix("s") for name, data in dump.items() if data.strip()}
 
 
-@pytest.mark.spec("LOG-01", "LOG-03", "OAU-32")
+@pytest.mark.spec("LOG-01", "LOG-03", "LOG-07", "OAU-32")
 def test_a_thief_of_the_database_finds_no_secret(line: Line, database: Database, tmp_path: Path) -> None:
     """Sessions, leases and marks, tokens of the client, grants that agents share."""
     key, client = new_key(), line.register(x_access_token_ttl=TTL)
@@ -206,7 +206,7 @@ def test_a_thief_of_the_database_finds_no_secret(line: Line, database: Database,
     assert_nothing_leaked(seen, database)
 
 
-@pytest.mark.spec("LOG-01", "LOG-03", "OAU-32")
+@pytest.mark.spec("LOG-01", "LOG-03", "LOG-07", "OAU-32")
 def test_a_thief_of_the_coordination_store_finds_no_secret(line: Line, database: Database, tmp_path: Path) -> None:
     """Generations that wait for a browser, tombstones, and what was learned of a provider that keeps refresh tokens."""
     key, client = new_key(), line.register(x_rotate=False)
