@@ -40,9 +40,9 @@ async def clean(url: str) -> int:
     """Delete what is dead until nothing is, and use the sessions that live meanwhile; how many were deleted here."""
     store, deleted, nothing = open_store(url), 0, 0
     while nothing < 5:
-        found, *_ = await asyncio.gather(
-            store.expire(time.time(), limit=AT_ONCE), *(_use(store, key) for key in live_keys())
-        )
+        cleaning = asyncio.create_task(store.expire(time.time(), limit=AT_ONCE))
+        await asyncio.gather(*(_use(store, key) for key in live_keys()))
+        found = await cleaning
         deleted += found
         nothing = 0 if found else nothing + 1
     await store.aclose()
