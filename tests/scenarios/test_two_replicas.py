@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from coatcheck.bff.live import LOOK_EVERY
 from coatcheck.sessions.seal import new_key
 from tests.rig.control_plane import RegisteredClient
 from tests.rig.echo_api import EchoAPI
@@ -97,9 +99,11 @@ def test_login_at_one_call_at_the_other_logout_at_the_first_and_gone_at_the_seco
             lines = page.iter_lines()
             assert (page.status_code, next(lines)) == (200, "retry: 2000")
             address.choose(FIRST)
+            logged_out = time.monotonic()
             assert agent.fetch("/bff/logout", "POST").status_code == 303
             # "ended", if the second saw it for itself because it had only begun to listen.
             assert set(lines) & {'data: {"reason":"logout"}', 'data: {"reason":"ended"}'}
+            assert time.monotonic() - logged_out < LOOK_EVERY, "it was told"
         address.choose(SECOND)
         assert statuses(agent) == statuses(thief) == [401, 401]
         address.choose(None)
