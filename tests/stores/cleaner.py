@@ -1,61 +1,54 @@
-"""What one of several processes does that clean the same store while it is in use."""
+"""
+A process of its own among several that share a store: `cleaner.py URL clean|use ROUNDS`.
+
+It says when it is ready, waits for a line, and prints how many rows it has removed, or how often it used a session.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import secrets
+import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 from coatcheck.errors import StaleVersion
-from coatcheck.sessions import ReplacePart, SessionRow, Touch
+from coatcheck.sessions import ReplacePart, Touch
 from coatcheck.stores.urls import Store, open_store
 from tests.stores.sqlite_samples import row
 
-EXPIRED, IDLE, LIVE = 150, 150, 12
-AT_ONCE = 10
-"""So many are to be deleted at a time."""
+USED = [b"u" * 31 + bytes([number]) for number in range(10)]
+"""The sessions that every user of the store touches."""
 
 
-def live_keys() -> list[bytes]:
-    return [bytes([2]) * 31 + bytes([number]) for number in range(LIVE)]
+async def clean(store: Store) -> int:
+    return await store.expire(time.time(), limit=15)
 
 
-async def fill(store: Store) -> None:
-    """Create sessions that reached their end, that idled away, and that live."""
-    now = time.time()
-    for number in range(EXPIRED):
-        await store.create(_row(bytes([0]) * 31 + bytes([number]), now, expires_at=now - 1))
-    for number in range(IDLE):
-        await store.create(_row(bytes([1]) * 31 + bytes([number]), now, seen_at=now - 7200))
-    for key in live_keys():
-        await store.create(_row(key, now, tokens=b"0"))
+async def use(store: Store) -> int:
+    """Touch a session, renew its tokens, log somebody else in for a moment, and leave a session behind that is over."""
+    now, key = time.time(), secrets.choice(USED)
+    found = await store.load(key)
+    assert found is not None, "a session that is in use was removed"
+    await store.update(key, Touch(now))
+    with suppress(StaleVersion):  # another user of it was quicker
+        await store.update(key, ReplacePart("tokens", b"%d" % found.tokens_version, found.tokens_version))
+    guest = replace(row(secrets.token_bytes(32)), created_at=now, seen_at=now, expires_at=now + 3600)
+    await store.create(guest)
+    assert await store.delete(guest.key) == guest
+    await store.create(replace(guest, key=secrets.token_bytes(32), expires_at=now))
+    return 1
 
 
-def _row(key: bytes, now: float, **changes: object) -> SessionRow:
-    lives = replace(row(key), created_at=now - 9000, seen_at=now, expires_at=now + 9000)
-    return replace(lives, **changes)  # type: ignore[arg-type]
-
-
-async def clean(url: str) -> int:
-    """Delete what is dead until nothing is, and use the sessions that live meanwhile; how many were deleted here."""
-    store, deleted, nothing = open_store(url), 0, 0
-    while nothing < 5:
-        cleaning = asyncio.create_task(store.expire(time.time(), limit=AT_ONCE))
-        await asyncio.gather(*(_use(store, key) for key in live_keys()))
-        found = await cleaning
-        deleted += found
-        nothing = 0 if found else nothing + 1
+async def main(url: str, what: str, rounds: int) -> None:
+    store, work = open_store(url), {"clean": clean, "use": use}[what]
+    assert await store.load(bytes(32)) is None  # open
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print("done", sum([await work(store) for _ in range(rounds)]), flush=True)
     await store.aclose()
-    return deleted
 
 
-async def _use(store: Store, key: bytes) -> None:
-    await store.update(key, Touch(time.time()))
-    while True:
-        found = await store.load(key)
-        assert found is not None
-        try:
-            change = ReplacePart("tokens", b"%d" % (int(found.tokens) + 1), found.tokens_version)
-            return await store.update(key, change)
-        except StaleVersion:
-            continue
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
