@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
+import httpx2
 import pytest
 
 from coatcheck.audit import AUDIT_LOGGER, session_reference, user_reference
@@ -236,6 +237,26 @@ def test_a_logout_wins_over_the_login_that_it_meets(moment: str, by: str, caplog
         store.before.clear()
         store.after.clear()
         w.advance(1)
+        assert alive(w.logged_in())
+
+
+@pytest.mark.spec("RPL-02")
+@pytest.mark.parametrize("store", ["memory", "cookie"])
+def test_a_logout_in_one_tab_wins_over_the_login_that_another_tab_has_begun(store: str) -> None:
+    """Its answer is back from the provider already, which is slow to redeem the code."""
+    with world(**({"sessions": "cookie"} if store == "cookie" else {})) as w:
+        browser = w.logged_in()
+        callback = w.callback(browser, path="/bff/login?prompt=login")
+        cookies = browser.cookies.header(httpx2.URL(callback), initiator=None) or ""
+        gate, loop = w.provider.hold("token"), w.transport.loop
+        headers = {"cookie": cookies, "sec-fetch-mode": "navigate", "accept": "text/html"}
+        late = loop.create_task(w.transport.call(httpx2.Request("GET", callback, headers=headers)))
+        loop.run_until_complete(gate.wait_reached())
+        assert browser.fetch("/bff/logout", "POST", initiator=w.public_url).status_code == 303
+        gate.open()
+        answer = loop.run_until_complete(late)
+        assert (answer.status_code, answer.headers["coatcheck-error"]) == (400, "login_ended")
+        assert not [line for line in answer.headers.get_list("set-cookie") if "Max-Age=0" not in line]
         assert alive(w.logged_in())
 
 

@@ -10,7 +10,7 @@ from coatcheck.bff.problems import logger
 from coatcheck.bff.settings import Settings
 from coatcheck.bff.transactions import LoginAttempt, StepUp, StepUpRefused
 from coatcheck.errors import CoatcheckError, SessionGone
-from coatcheck.oauth.authorize import AuthorizationCode
+from coatcheck.oauth.authorize import AuthorizationCode, AuthorizationTransaction
 from coatcheck.sessions.sessions import SessionHandle, Sessions
 from coatcheck.tokens.manager import Tokens
 from coatcheck.tokens.values import User, UserToken
@@ -76,7 +76,7 @@ class Arrival:
             tokens=self._tokens.session_bytes(token, client=transaction.client) if self._save_tokens else b"",
             now=self._settings.clock.time(),
         )
-        await self._complete(handle, token, client=transaction.client)
+        await self._complete(handle, token, transaction)
         for old in await self._old_sessions(current, transaction.ticket_hash):
             await self._end(old, successor=handle)
         audit("logged_in", **handle.session.references)
@@ -89,7 +89,7 @@ class Arrival:
         if await self._sessions.find(step_up.session_id, now=self._settings.clock.time()) is None:
             raise StepUpRefused("the session that was to be strengthened has ended meanwhile")
 
-    async def _complete(self, handle: SessionHandle, token: UserToken, *, client: str) -> None:
+    async def _complete(self, handle: SessionHandle, token: UserToken, transaction: AuthorizationTransaction) -> None:
         """
         Give the tokens to the application's own store, and see that nobody was logged out meanwhile.
 
@@ -98,8 +98,8 @@ class Arrival:
         """
         try:
             if self._save_tokens:
-                await self._tokens.store_login(user_of(handle), token, client=client)
-            if await self._ending.was_ended(handle.session):
+                await self._tokens.store_login(user_of(handle), token, client=transaction.client)
+            if await self._ending.was_ended(handle.session, began_in=transaction.ticket_hash):
                 await self._tokens.revoke(user_of(handle))
                 raise LoginEnded("the user was logged out while the login was under way")
         except BaseException:

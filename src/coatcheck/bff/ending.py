@@ -18,7 +18,7 @@ from coatcheck.audit import audit, user_reference
 from coatcheck.bff.current import user_of
 from coatcheck.bff.live import LiveSessions
 from coatcheck.bff.problems import logger
-from coatcheck.bff.storage import Storage
+from coatcheck.bff.storage import LOGIN_LASTS, Storage
 from coatcheck.clock import Clock
 from coatcheck.errors import CoatcheckError, ConfigurationError, StoreUnavailable
 from coatcheck.sessions.session import EndReason, Session, SessionFilter
@@ -53,6 +53,8 @@ class SessionEnding:
         Raises:
             StoreUnavailable: it may live on.
         """
+        if reason == "logout":
+            await self._end_logins_of(handle)
         if not await self._storage.sessions.end(handle):
             return
         audit("session_ended", reason=reason, **handle.session.references)
@@ -108,14 +110,26 @@ class SessionEnding:
             raise not_written
         return len(ended)
 
-    async def was_ended(self, session: Session) -> bool:
+    async def was_ended(self, session: Session, *, began_in: str | None) -> bool:
         """
-        Say whether whom *session* is about was logged out while it was being made.
+        Say whether whom *session* is about was logged out while it was being made; or has logged out of the session
+        (its id) that the login *began_in*.
 
         Raises:
             StoreUnavailable: nobody knows.
         """
-        return await self._storage.tombstones.cover(session)
+        tombstones = self._storage.tombstones
+        if began_in is not None and await tombstones.was_logged_out(began_in):
+            return True
+        return await tombstones.cover(session)
+
+    async def _end_logins_of(self, handle: SessionHandle) -> None:
+        """A login that another tab has begun in this session must not bring its user back."""
+        until = self._clock.time() + LOGIN_LASTS
+        try:
+            await self._storage.tombstones.put_logout(handle.session.id, until=until)
+        except StoreUnavailable as error:
+            logger.warning("a login that is under way in the same browser may outlast a logout: %s", error)
 
     async def aclose(self) -> None:
         """Let the tokens that are being given back in this event loop arrive."""

@@ -57,7 +57,7 @@ class Tombstones:
     """
     The tombstones of one application in *store*. *ring* is bound to the application already.
 
-    Every method but `names` may raise `StoreUnavailable`.
+    What waits for an answer may raise `StoreUnavailable`.
     """
 
     def __init__(self, store: ExpiringStore, ring: KeyRing) -> None:
@@ -89,6 +89,18 @@ class Tombstones:
                     return True
         return False
 
+    async def put_logout(self, session_id: str, *, until: float) -> None:
+        """Let logins that began in this session come to nothing, until *until*: its user has logged out."""
+        for name in self.session_names(session_id):
+            await self._store.add(name, b"", until=until)
+
+    async def was_logged_out(self, session_id: str) -> bool:
+        """Say whether the user of this session has logged out."""
+        for name in self.session_names(session_id):
+            if await self._store.get(name) is not None:
+                return True
+        return False
+
     def names(self, who: SessionFilter) -> tuple[bytes, ...]:
         """Return what *who* is called here, and in messages to other nodes."""
         kind = f"{'sub' if who.sub else ''}{'sid' if who.sid else ''}"
@@ -96,7 +108,7 @@ class Tombstones:
         return tuple(hmac.digest(key, framed(parts), "sha256") for key in self._keys)
 
     def session_names(self, session_id: str) -> tuple[bytes, ...]:
-        """Return what one session is called in messages to other nodes, which say nothing about its id."""
+        """Return what one session is called here, and in messages to other nodes, which say nothing about its id."""
         return tuple(hmac.digest(key, framed((b"session", session_id.encode())), "sha256") for key in self._keys)
 
     async def _put(self, name: bytes, about: Until, until: float) -> None:
