@@ -112,6 +112,16 @@ def test_nobody_cannot_be_meant() -> None:
         assert w.sessions() == 1
 
 
+@pytest.mark.parametrize("who", [{"sub": "", "sid": "s1"}, {"sub": "alice", "sid": ""}])
+def test_a_name_that_is_empty_is_no_silent_zero(who: dict[str, str]) -> None:
+    with world() as w:
+        browser = w.logged_in()
+        for work in (w.bff.sessions.list, w.bff.sessions.revoke):
+            with pytest.raises(ValueError, match="say whose"):
+                run(w, work(**who))
+        assert alive(browser)
+
+
 def test_sessions_in_cookies_cannot_be_listed_and_are_ended_all_the_same() -> None:
     with world(sessions="cookie", coordination=MemoryStore()) as w:
         browser = w.logged_in()

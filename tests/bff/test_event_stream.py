@@ -197,7 +197,7 @@ def test_a_page_may_ask_how_it_stands_without_a_stream() -> None:
         mine, again, others = (answer["session"] for answer in answers)
         assert mine == again != others
         assert {mine, others} == {summary.reference for summary in s.run(s.w.bff.sessions.list(sub="alice"))}
-        assert s.w.bff._live._hub_of(s.loop)._watches == set()
+        assert s.w.bff._live._hub_of(s.loop)._watches == {}
         s.w.advance(90)
         assert browser.fetch("/bff/events", csrf=False, headers=JSON).status_code == 401
         s.w.break_store()
@@ -401,7 +401,7 @@ def test_nothing_is_left_of_a_page_that_went() -> None:
             s.run(s.open(browser).leave())
         s.settle()
         hub = s.w.bff._live._hub_of(s.loop)
-        assert (hub._watches, hub.by_name, hub._suspects, hub._task) == (set(), {}, {}, None)
+        assert (hub._watches, hub.by_name, hub._suspects, hub._task) == ({}, {}, {}, None)
         assert len(asyncio.all_tasks(s.loop)) == before
 
 

@@ -128,6 +128,7 @@ def test_sessions_in_cookies_are_ended_and_cannot_be_listed(gateway: Gateway) ->
 REFUSED = {
     "nobody": ("", ["list"], "say whose sessions: --sub SUB, --sid SID, or both"),
     "an empty name": ("", ["revoke", "--sub", ""], "say whose sessions: "),
+    "an empty name of two": ("", ["revoke", "--sub", "", "--sid", "1"], "say whose sessions: "),
     "memory": (sessions("memory"), ["list", "--sub", "alice"], "sessions.store: the sessions are in the memory of"),
     "another process's note": (
         sessions("cookie"),

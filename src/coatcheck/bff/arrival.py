@@ -77,8 +77,16 @@ class Arrival:
             now=self._settings.clock.time(),
         )
         await self._complete(handle, token, transaction)
-        for old in await self._old_sessions(current, transaction.ticket_hash):
-            await self._end(old, successor=handle)
+        replaced = [
+            old.session.id
+            for old in await self._old_sessions(current, transaction.ticket_hash)
+            if await self._end(old, successor=handle)
+        ]
+        if attempt.step_up is not None and attempt.step_up.session_id not in replaced:
+            # Somebody logged out since it was checked. Of those who end a session one is the first, and it was not us.
+            await self._tokens.revoke(user_of(handle))
+            await self._sessions.end(handle)
+            raise StepUpRefused("the session that was to be strengthened ended at this moment")
         audit("logged_in", **handle.session.references)
         return handle.set_cookies()
 
@@ -126,20 +134,22 @@ class Arrival:
             logger.warning("the session before this login could not be looked up, and runs out by itself: %s", error)
         return found
 
-    async def _end(self, old: SessionHandle, *, successor: SessionHandle) -> None:
+    async def _end(self, old: SessionHandle, *, successor: SessionHandle) -> bool:
         """
-        End the session before this one. Its refresh token is revoked only when another user had it: for the same user
-        an authorization server may revoke the whole grant, the new tokens included.
+        End the session before this one; False if somebody else was faster. Its refresh token is revoked only when
+        another user had it: for the same user an authorization server may revoke the whole grant, the new tokens
+        included.
         """
         same_user = (old.session.iss, old.session.sub) == (successor.session.iss, successor.session.sub)
         try:
             if not same_user:
                 await self._tokens.revoke(user_of(old))
-            await self._ending.end(old, reason="replaced" if same_user else "user_switched")
+            return await self._ending.end(old, reason="replaced" if same_user else "user_switched")
         except SessionGone:
-            return
+            return False
         except CoatcheckError as error:
             logger.warning("the session before this login could not be ended, and runs out by itself: %s", error)
+            return True
 
 
 def _text(value: object) -> str | None:

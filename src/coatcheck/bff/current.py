@@ -33,7 +33,7 @@ that one look-up is all they cost; a slow upload or a slow renewal costs a secon
 class EndsSessions(Protocol):
     """What ends the session of a request: `SessionEnding`."""
 
-    async def end(self, handle: SessionHandle, *, reason: EndReason) -> None:
+    async def end(self, handle: SessionHandle, *, reason: EndReason) -> object:
         """See `SessionEnding.end`."""
         ...
 

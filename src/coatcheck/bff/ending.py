@@ -46,9 +46,10 @@ class SessionEnding:
         self._clock = clock
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def end(self, handle: SessionHandle, *, reason: EndReason) -> None:
+    async def end(self, handle: SessionHandle, *, reason: EndReason) -> bool:
         """
-        End the session that a request has opened. Its tokens are the business of the caller.
+        End the session that a request has opened; False if somebody else was faster. Its tokens are the business of the
+        caller.
 
         Raises:
             StoreUnavailable: it may live on.
@@ -56,9 +57,10 @@ class SessionEnding:
         if reason == "logout":
             await self._end_logins_of(handle)
         if not await self._storage.sessions.end(handle):
-            return
+            return False
         audit("session_ended", reason=reason, **handle.session.references)
         await self._live.ended(self._storage.tombstones.session_names(handle.session.id), reason)
+        return True
 
     async def end_about(
         self, who: SessionFilter, *, reason: EndReason, issued_until: float | None = None, revoke: bool = True
@@ -94,11 +96,21 @@ class SessionEnding:
             audit("sessions_denied", reason=reason, iss=who.iss, user=who.sub and user_reference(who.iss, who.sub))
             await self._live.ended(self._storage.tombstones.names(who), reason)
             return None
-        found = [handle for handle in await sessions.find_all(who, now=now) if about.covers(handle.session)]
+        found = await sessions.find_all(who, now=now)
+        if issued_until is not None:  # else all are meant, whatever the clock said at the node where they began
+            found = [handle for handle in found if about.covers(handle.session)]
         ended: list[SessionHandle] = []
+        failures: list[CoatcheckError] = [] if not_written is None else [not_written]
         try:
             for handle in found:
-                if await self._storage.sessions.end(handle):
+                try:
+                    is_first = await self._storage.sessions.end(handle)
+                except StoreUnavailable as error:  # once: it may be this session alone, so the others are tried
+                    failures.append(error)
+                    if len(failures) > 1:
+                        break
+                    continue
+                if is_first:
                     ended.append(handle)
                     audit("session_ended", reason=reason, **handle.session.references)
         finally:
@@ -106,8 +118,8 @@ class SessionEnding:
             await self._live.ended([name for handle in ended for name in names(handle.session.id)], reason)
             if revoke and ended:
                 self._start(self._revoke(ended))
-        if not_written is not None:
-            raise not_written
+        if failures:
+            raise failures[0]
         return len(ended)
 
     async def was_ended(self, session: Session, *, began_in: str | None) -> bool:

@@ -23,9 +23,9 @@ from coatcheck.bff.stopping import is_stopping
 from coatcheck.clock import Clock
 from coatcheck.codec import DecodeError, decoder, encode
 from coatcheck.coordination import Notifier
-from coatcheck.errors import CoatcheckError, StoreUnavailable
 from coatcheck.sessions.session import EndReason, Session
 from coatcheck.sessions.sessions import SessionHandle, Sessions
+from coatcheck.tokens.verdicts import told
 
 LOOK_EVERY = 5.0
 """Seconds between two looks at the session of a stream where no messages arrive."""
@@ -126,8 +126,8 @@ class LiveSessions:
             for start in range(0, len(written), _NAMES_PER_MESSAGE):
                 part = written[start : start + _NAMES_PER_MESSAGE]
                 await self._notifier.publish(self._channel, encode((reason, part)))
-        except CoatcheckError as error:
-            logger.debug("other processes were not told that sessions have ended, and will see it: %s", error)
+        except Exception as error:  # a store of the application may raise anything
+            logger.debug("other processes were not told that sessions have ended, and will see it: %s", told(error))
 
     async def aclose(self) -> None:
         """End the streams of this event loop, and what listens for them."""
@@ -155,7 +155,7 @@ class _Hub:
         self._channel = channel
         self._clock = clock
         self._heard = heard
-        self._watches: set[Watch] = set()
+        self._watches: dict[Watch, None] = {}  # in the order in which they are looked at
         self._suspects: dict[Watch, str] = {}
         self._news = asyncio.Event()
         self._look_at = 0.0
@@ -163,7 +163,7 @@ class _Hub:
         self._task: asyncio.Task[None] | None = None
 
     def add(self, watch: Watch) -> None:
-        self._watches.add(watch)
+        self._watches[watch] = None
         for name in watch.names:
             self.by_name.setdefault(name, set()).add(watch)
         if self._task is None:
@@ -171,7 +171,7 @@ class _Hub:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
     def remove(self, watch: Watch) -> None:
-        self._watches.discard(watch)
+        self._watches.pop(watch, None)
         self._suspects.pop(watch, None)
         for name in watch.names:
             named = self.by_name.get(name, set())
@@ -225,16 +225,28 @@ class _Hub:
                 watch.wake()
 
     async def _look_at_suspects(self) -> None:
-        for watch, reason in list(self._suspects.items()):
-            if not await self.look(watch, reason):
-                return  # the store is away: once more with the next tick
-            self._suspects.pop(watch, None)
+        for watch in list(self._suspects):
+            # Before the look: what is said while it is under way may be about what it no longer sees.
+            reason = self._suspects.pop(watch, None)
+            if reason is None or await self.look(watch, reason):
+                continue
+            # The store is away: once more with the next tick. Or this session alone cannot be read, so others come
+            # first then.
+            if watch in self._watches:
+                self._suspects.setdefault(watch, reason)
+            return
 
     async def _look_at_all(self) -> None:
         every = LOOK_EVERY_WITH_MESSAGES if self._hears_messages else LOOK_EVERY
         self._look_at = self._clock.monotonic() + every
         for watch in list(self._watches):
+            if self._suspects:  # of those it is said that they have ended, and the rest may take a while
+                await self._look_at_suspects()
             if not await self.look(watch, None):
+                if watch in self._watches:  # others come first next time: it may be this session alone
+                    del self._watches[watch]
+                    self._watches[watch] = None
+                self._look_at = self._clock.monotonic() + LOOK_EVERY
                 return
 
     async def look(self, watch: Watch, reason: str | None) -> bool:
@@ -242,7 +254,8 @@ class _Hub:
         now = self._clock.time()
         try:
             handle = await self._sessions.reopen(watch.handle, now=now)
-        except CoatcheckError:
+        except Exception as error:  # a store of the application may raise anything, and the others wait for this task
+            logger.debug("nobody can say whether the session of a stream lives: %s", told(error))
             return False
         if handle is not None:
             watch.handle = handle
@@ -259,8 +272,8 @@ class _Hub:
                     self._news.set()
                     async for message in messages:
                         self._hear(message)
-            except StoreUnavailable as error:
-                logger.debug("no messages about sessions that end arrive, so they are looked at: %s", error)
+            except Exception as error:  # as above
+                logger.debug("no messages about sessions that end arrive, so they are looked at: %s", told(error))
             self._hears_messages = False
             self._look_at = min(self._look_at, self._clock.monotonic() + LOOK_EVERY)
             await asyncio.sleep(LOOK_EVERY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+from contextlib import suppress
 from dataclasses import replace
 
 from coatcheck import base64url
@@ -20,10 +21,11 @@ from coatcheck.bff.public_url import path_with_query
 from coatcheck.bff.refusals import Refused, refuse
 from coatcheck.bff.return_url import checked_return_url
 from coatcheck.bff.settings import Settings
-from coatcheck.errors import CoatcheckError, StoreUnavailable, TransportError, UnknownSealKey
+from coatcheck.errors import CoatcheckError, ConfigurationError, StoreUnavailable, TransportError, UnknownSealKey
 from coatcheck.oauth.logout import end_session_url
 from coatcheck.oauth.metadata import Metadata
 from coatcheck.sessions.seal import KeyRing
+from coatcheck.sessions.session import SessionFilter
 from coatcheck.sessions.sessions import SessionHandle, Sessions
 from coatcheck.tokens.manager import Tokens
 from coatcheck.tokens.values import DEFAULT_PARAMETERS
@@ -141,7 +143,9 @@ class Logout:
         """Delete, then revoke, and only then send the browser away: whatever the provider does, it is over here."""
         deadline = asyncio.get_running_loop().time() + PROVIDER_DEADLINE
         id_token = await self._id_token(handle, deadline)
-        await self._ending.end(handle, reason="logout")
+        ended = await self._ending.end(handle, reason="logout")
+        if not ended:
+            await self._end_successor(handle)
         try:
             async with asyncio.timeout_at(deadline):
                 await self._tokens.revoke_ended(user_of(handle))
@@ -154,7 +158,19 @@ class Logout:
             )
         answer = await self._leave(current, handle, id_token, return_url, deadline=deadline)
         set_cookies = [*current.set_cookies(), *self._loop.forget(current.cookies)]
-        return self._clearing(answer).with_cookies(set_cookies)
+        return (self._clearing(answer) if ended else answer).with_cookies(set_cookies)
+
+    async def _end_successor(self, handle: SessionHandle) -> None:
+        """
+        Somebody else ended the session at this very moment: most often a login that replaced it, and the user is logged
+        in. A silent login is no wish of theirs, and the logout is: what this browser's session at the authorization
+        server led to by now ends, too.
+        """
+        session = handle.session
+        if session.sid is None:
+            return
+        with suppress(ConfigurationError):  # sessions of a kind that cannot be found
+            await self._ending.end_about(SessionFilter(session.iss, session.sub, session.sid), reason="logout")
 
     async def _leave(
         self,

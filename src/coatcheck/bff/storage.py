@@ -62,7 +62,10 @@ class Storage:
     @property
     def notifier(self) -> Notifier | None:
         """What tells other processes at once that a session has ended; None if they have to look by themselves."""
-        return next(filter(_can_notify, (self.coordination, self.store)), None)
+        places: tuple[object, ...] = (self.coordination, self.store)
+        if self.store is not None and not self.sees_every_process:
+            places = (self.store,)  # the coordination store is memory: other processes would hear nothing of it
+        return next(filter(_can_notify, places), None)
 
     @property
     def sees_every_process(self) -> bool:

@@ -81,7 +81,7 @@ def revoke_sessions(file: Path, whose: Whose, *, as_json: bool) -> list[str]:
 
 def _opened(file: Path, whose: Whose) -> tuple[GatewayConfig, GatewayStores]:
     """Read *file*, and refuse what would find nothing, however many sessions there are."""
-    if not whose.sub and not whose.sid:
+    if "" in (whose.sub, whose.sid) or (whose.sub is None and whose.sid is None):
         raise ConfigurationError("say whose sessions: --sub SUB, --sid SID, or both")
     config = load_config(file)
     stores = open_stores(config)

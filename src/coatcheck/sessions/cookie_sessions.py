@@ -222,10 +222,13 @@ class CookieSessions:
 
         It never fails. When the coordination store is unavailable, the session ends for this process and this browser.
         """
-        ours, is_news = self._ours(handle), not self.ended(handle.session.id)
+        ours = self._ours(handle)
+        last = await self.generations.last_tokens(ours.contents)
+        # Nothing is waited for from here until `_forget` has taken note: of two that end it together, one is the first.
         # If somebody else was faster, the browser may have the cookies of another login by now.
+        is_news = not self.ended(handle.session.id)
         lines = [delete_cookie(name, same_site=self._policy.same_site) for name in self._names] if is_news else []
-        ours.end(lines, await self.generations.last_tokens(ours.contents))
+        ours.end(lines, last)
         await self._forget(ours)
         return is_news
 

@@ -65,8 +65,10 @@ class Endings:
             return True
         asked, news = self._clock.monotonic(), self._tombstones.news
         has_just_failed = asked < self._ask_again_at
-        if not anew and (self._is_recent(head.id, asked, news) or (has_just_failed and self._is_trusted(asked))):
+        if not anew and self._is_recent(head.id, asked, news):
             return False
+        if not anew and has_just_failed and self._is_trusted(asked):
+            return self._tombstones.wrote_about(contents.session())
         try:
             is_over = await self._look(contents, look, asked, news)
         except StoreUnavailable:
@@ -74,7 +76,7 @@ class Endings:
             self._away_since = asked if self._away_since is None else self._away_since
             if anew or not self._is_trusted(asked):
                 raise
-            return False
+            return self._tombstones.wrote_about(contents.session())
         self._away_since = None
         return is_over
 

@@ -92,7 +92,8 @@ class SessionFilter:
     The sessions of one issuer that are about *sub*, or that its session *sid* led to; with both, both have to fit.
 
     Raises:
-        ValueError: neither is given. All sessions of an issuer cannot be meant: nothing finds them.
+        ValueError: neither is given, or one of them is empty. All sessions of an issuer cannot be meant: nothing finds
+            them; and no user and no session is called nothing.
     """
 
     iss: str
@@ -100,7 +101,7 @@ class SessionFilter:
     sid: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.sub and not self.sid:
+        if "" in (self.sub, self.sid) or (self.sub is None and self.sid is None):
             raise ValueError("say whose sessions: give sub, sid, or both")
 
 

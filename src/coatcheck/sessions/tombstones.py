@@ -27,6 +27,8 @@ from coatcheck.sessions.seal import KeyRing, framed
 from coatcheck.sessions.session import Session, SessionFilter
 
 _ATTEMPTS = 8
+_MOST_WRITTEN = 10_000
+"""Tombstones that the process remembers to have written; beyond that the oldest are forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class Tombstones:
     def __init__(self, store: ExpiringStore, ring: KeyRing) -> None:
         self._store = store
         self._keys = ring.derive_all("tombstones")
+        self._written: dict[bytes, Until] = {}
         self.news = 0
         """Changes when this process writes a tombstone, or hears that another one did."""
 
@@ -78,6 +81,7 @@ class Tombstones:
         """
         for name in self.names(who):
             await self._put(name, about, until)
+            self._remember(name, about)
         self.news += 1
 
     async def cover(self, session: Session) -> bool:
@@ -101,6 +105,11 @@ class Tombstones:
                 return True
         return False
 
+    def wrote_about(self, session: Session) -> bool:
+        """Say whether this very process has ended *session*: it knows that much while the store does not answer."""
+        names = (name for who in filters_of(session) for name in self.names(who)) if self._written else ()
+        return any((about := self._written.get(name)) is not None and about.covers(session) for name in names)
+
     def names(self, who: SessionFilter) -> tuple[bytes, ...]:
         """Return what *who* is called here, and in messages to other nodes."""
         kind = f"{'sub' if who.sub else ''}{'sid' if who.sid else ''}"
@@ -110,6 +119,13 @@ class Tombstones:
     def session_names(self, session_id: str) -> tuple[bytes, ...]:
         """Return what one session is called here, and in messages to other nodes, which say nothing about its id."""
         return tuple(hmac.digest(key, framed((b"session", session_id.encode())), "sha256") for key in self._keys)
+
+    def _remember(self, name: bytes, about: Until) -> None:
+        """Single dictionary operations only, so that threads may share it."""
+        former = self._written.pop(name, about)
+        self._written[name] = about.or_later(former)
+        while len(self._written) > _MOST_WRITTEN:
+            self._written.pop(next(iter(self._written)), None)
 
     async def _put(self, name: bytes, about: Until, until: float) -> None:
         for _ in range(_ATTEMPTS):
