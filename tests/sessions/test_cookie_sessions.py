@@ -257,7 +257,7 @@ async def test_a_cookie_of_one_application_is_none_in_another() -> None:
 async def test_a_value_sealed_for_another_purpose_is_no_session() -> None:
     """The sealed transaction of a login, replayed as a session (CVE-2023-48309); or a part of a stored row."""
     browser = Browser()
-    contents = b'{"id":"x","iss":"i","sub":"ada","sid":null,"created_at":0,"expires_at":9e9,"seen_at":9e9,'
+    contents = b'{"id":"x","iss":"i","sub":"ada","sid":null,"created_at":1.8e9,"expires_at":9e9,"seen_at":9e9,'
     contents += b'"idle_timeout":9e9,"tokens_version":1}\n{}\n'
     ring = RING.bound_to(POLICY.application_id)
     for purpose, opens in (("transaction", False), ("session", False), ("cookie session", True)):
@@ -396,3 +396,12 @@ async def test_what_is_remembered_of_ended_sessions_is_bounded_and_ends_with_the
     for _ in range(10):
         await sessions.end(await log_in(sessions, Browser(), now=clock.time()))
     assert len(sessions._endings._ended) == 10
+
+
+@pytest.mark.spec("SES-03")
+async def test_a_lifetime_that_was_made_shorter_is_one_for_older_cookies_too() -> None:
+    browser = Browser()
+    await log_in(in_cookies(), browser)
+    shorter = CookieSessions(RING, POLICY, lifetime=timedelta(minutes=30), coordination=MemoryStore())
+    assert await shorter.open(browser.cookies(), now=NOW + 29 * 60) is not None
+    assert await shorter.open(browser.cookies(), now=NOW + 30 * 60) is None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
+
 from coatcheck.audit import audit
 from coatcheck.bff.current import CurrentRequest, user_of
 from coatcheck.bff.ending import LoginEnded, SessionEnding
@@ -17,6 +20,9 @@ from coatcheck.tokens.values import User, UserToken
 
 MAX_SESSION_STATE = 1000
 """Characters of a `session_state` that are kept. It is a salted hash (OpenID Connect Session Management 1.0)."""
+
+PATIENCE = 5.0
+"""Seconds that the authorization server may take to get tokens back while a person waits for their login."""
 
 _SPENT = frozenset({"nonce", "at_hash", "c_hash", "s_hash"})
 """Claims that served to check this one id_token and mean nothing afterwards."""
@@ -84,8 +90,8 @@ class Arrival:
         ]
         if attempt.step_up is not None and attempt.step_up.session_id not in replaced:
             # Somebody logged out since it was checked. Of those who end a session one is the first, and it was not us.
-            await self._tokens.revoke(user_of(handle))
             await self._sessions.end(handle)
+            await self._give_back(handle)
             raise StepUpRefused("the session that was to be strengthened ended at this moment")
         audit("logged_in", **handle.session.references)
         return handle.set_cookies()
@@ -108,10 +114,11 @@ class Arrival:
             if self._save_tokens:
                 await self._tokens.store_login(user_of(handle), token, client=transaction.client)
             if await self._ending.was_ended(handle.session, began_in=transaction.ticket_hash):
-                await self._tokens.revoke(user_of(handle))
                 raise LoginEnded("the user was logged out while the login was under way")
-        except BaseException:
+        except BaseException as error:
             await self._sessions.end(handle)
+            if isinstance(error, Exception):
+                await self._give_back(handle)
             raise
 
     async def _old_sessions(self, current: CurrentRequest, ticket_hash: str | None) -> list[SessionHandle]:
@@ -142,14 +149,21 @@ class Arrival:
         """
         same_user = (old.session.iss, old.session.sub) == (successor.session.iss, successor.session.sub)
         try:
-            if not same_user:
-                await self._tokens.revoke(user_of(old))
-            return await self._ending.end(old, reason="replaced" if same_user else "user_switched")
+            is_first = await self._ending.end(old, reason="replaced" if same_user else "user_switched")
         except SessionGone:
             return False
         except CoatcheckError as error:
             logger.warning("the session before this login could not be ended, and runs out by itself: %s", error)
             return True
+        if is_first and not same_user:
+            await self._give_back(old)
+        return is_first
+
+    async def _give_back(self, ended: SessionHandle) -> None:
+        """Revoke the tokens of a session that is over. The login does not wait for long."""
+        with suppress(TimeoutError):  # each token that was not given back in time has a line in the audit log
+            async with asyncio.timeout(PATIENCE):
+                await self._tokens.revoke_ended(user_of(ended))
 
 
 def _text(value: object) -> str | None:

@@ -28,7 +28,7 @@ from coatcheck.bff.problems import log_problem, problem
 from coatcheck.bff.refusals import refuse
 from coatcheck.bff.settings import Settings
 from coatcheck.clock import Clock
-from coatcheck.errors import StoreUnavailable, UnknownSealKey
+from coatcheck.errors import SessionGone, StoreUnavailable, UnknownSealKey
 from coatcheck.sessions.sessions import SessionHandle
 
 WARN_BEFORE = 60.0
@@ -57,13 +57,15 @@ class EventStreams:
             return refuse(current, Diagnosis(refusal.code, cause, "Let a page of your own open the EventSource."))
         try:
             handle = await current.session(slide=False)
+            left = 0.0 if handle is None else await self._lifetime.left(handle, now=self._settings.clock.time())
+        except SessionGone:
+            return self._over(current, "session_ended")
         except (StoreUnavailable, UnknownSealKey) as error:
             remedy = "See that the session store runs; nobody was logged out."
             return refuse(current, Diagnosis("store_unavailable", f"A session cannot be read: {error}.", remedy))
         if handle is None:
             return self._over(current, "session_expired" if current.cookie_presented else "session_missing")
-        left = await self._lifetime.ends_at(handle) - self._settings.clock.time()
-        if left <= 0:  # there is nothing left to renew it with
+        if not left:  # there is nothing left to renew it with
             await current.end_session()
             return self._over(current, "session_ended").with_cookies(current.set_cookies())
         if current.header(b"accept") == b"application/json":

@@ -15,6 +15,20 @@ class SessionLifetime:
     def __init__(self, tokens: Tokens | None) -> None:
         self._tokens = tokens
 
+    async def left(self, handle: SessionHandle, *, now: float) -> float:
+        """
+        Return the seconds that are left of the session; none, only after the tokens were looked at as they are stored.
+
+        Raises:
+            SessionGone: it was ended meanwhile.
+            StoreUnavailable: nobody can say.
+        """
+        ends_at = await self.ends_at(handle)
+        if ends_at <= now < handle.session.dead_at:
+            await handle.tokens(reload=True)  # another request may have renewed them
+            ends_at = await self.ends_at(handle)
+        return max(0.0, ends_at - now)
+
     async def ends_at(self, handle: SessionHandle) -> float:
         """
         Return the instant (seconds since the epoch) at which the session ends unless it is used, or its tokens renewed.

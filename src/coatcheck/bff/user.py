@@ -79,8 +79,8 @@ class UserEndpoint:
     async def _ours(self, handle: SessionHandle, user: User) -> list[UserClaim]:
         """Find the claims that only we make; after the others, for an enricher may have renewed tokens."""
         session = handle.session
-        left = await self._lifetime.ends_at(handle) - self._settings.clock.time()
-        if left <= 0:
+        left = await self._lifetime.left(handle, now=self._settings.clock.time())
+        if not left:
             raise LoginRequired("the refresh token of the session has reached its announced end", code="session_ended")
         claims = [UserClaim("bff:logout_url", self._link.url(handle)), UserClaim("bff:session_expires_in", round(left))]
         if self._tokens is not None:

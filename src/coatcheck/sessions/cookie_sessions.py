@@ -100,7 +100,7 @@ class CookieSessions:
         contents = self._opened(text)
         if contents is None:
             return None
-        if now >= contents.head.dead_at or await self._is_over(contents):
+        if now >= self._dead_at(contents.head) or await self._is_over(contents):
             return None
         self.generations.presented(contents)
         if slide and now - contents.head.seen_at >= contents.head.idle_timeout * TOUCH_AFTER:
@@ -148,7 +148,7 @@ class CookieSessions:
         Whether it was idle for too long is counted from the use that its cookie had told of when it was held.
         """
         held = await self._held.get(session_id)
-        if held is None or now >= held.contents.head.dead_at:
+        if held is None or now >= self._dead_at(held.contents.head):
             return None
         try:
             contents = await self.generations.latest(held.contents)
@@ -170,6 +170,10 @@ class CookieSessions:
 
     async def _is_over(self, contents: Contents, *, anew: bool = False) -> bool:
         return await self._endings.includes(contents, self.generations.look, anew=anew)
+
+    def _dead_at(self, head: Head) -> float:
+        """A lifetime that was made shorter is one for all: what ends sessions elsewhere is kept no longer than that."""
+        return min(head.dead_at, head.created_at + self._lifetime)
 
     def _ours(self, handle: SessionHandle) -> CookieHandle:
         if not isinstance(handle, CookieHandle):

@@ -4,12 +4,13 @@ Which sessions in cookies are over, though a browser still has them: what this p
 A session that is ended here is remembered here. Of one that was ended elsewhere (a logout at another node, a logout by
 the authorization server, an administrator) the coordination store knows, and it is asked at most every `LOOK_EVERY`
 seconds for each session that is in use: that is how long a copied cookie may outlive its session at the other nodes,
-and it is at once where this process has heard of a logout meanwhile. While that store does not answer, sessions go on
-for `TRUST` seconds; then nobody knows, and that is what requests are told (503).
+and it is at once where this process has heard of a logout meanwhile. While that store does not answer, a session goes
+on for `TRUST` seconds after it was last seen alive; of others nobody knows, and that is what requests are told (503).
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from itertools import islice
 
@@ -18,10 +19,12 @@ from coatcheck.errors import SessionGone, StoreUnavailable
 from coatcheck.sessions.cookie_contents import Contents, Head
 from coatcheck.sessions.tombstones import Tombstones
 
+_log = logging.getLogger("coatcheck")
+
 LOOK_EVERY = 5.0
 """Seconds for which a session that was not over is taken to live."""
 TRUST = 300.0
-"""The same from when the coordination store no longer answers: about as long as an access token works without it."""
+"""The same while the coordination store does not answer: about as long as an access token works without it."""
 ASK_AGAIN = 2.0
 """Seconds for which nobody asks a store that has just failed, so that no more requests wait for it."""
 _MOST = 10_000
@@ -37,7 +40,7 @@ class Endings:
         self._ended: dict[str, float] = {}
         self._seen_alive: dict[str, tuple[float, int]] = {}
         self._ask_again_at = float("-inf")
-        self._away_since: float | None = None
+        self._is_away = False
 
     def remember(self, session_id: str, expires_at: float) -> None:
         """Let the session be over, in this process, for as long as its cookie could live."""
@@ -64,28 +67,33 @@ class Endings:
         if self.known(head.id):
             return True
         asked, news = self._clock.monotonic(), self._tombstones.news
-        has_just_failed = asked < self._ask_again_at
-        if not anew and self._is_recent(head.id, asked, news):
+        seen_at, news_then = self._seen_alive.get(head.id, (float("-inf"), news))
+        if not anew and news_then == news and asked - seen_at < LOOK_EVERY:
             return False
-        if not anew and has_just_failed and self._is_trusted(asked):
+        is_trusted = not anew and asked - seen_at < TRUST
+        if is_trusted and asked < self._ask_again_at:
             return self._tombstones.wrote_about(contents.session())
         try:
             is_over = await self._look(contents, look, asked, news)
-        except StoreUnavailable:
-            self._ask_again_at = self._clock.monotonic() + ASK_AGAIN
-            self._away_since = asked if self._away_since is None else self._away_since
-            if anew or not self._is_trusted(asked):
+        except StoreUnavailable as fault:
+            self._note_outage(fault)
+            if not is_trusted:
                 raise
             return self._tombstones.wrote_about(contents.session())
-        self._away_since = None
+        self._is_away = False
         return is_over
 
-    def _is_recent(self, session_id: str, now: float, news: int) -> bool:
-        seen_at, news_then = self._seen_alive.get(session_id, (float("-inf"), 0))
-        return news_then == news and now - seen_at < LOOK_EVERY
-
-    def _is_trusted(self, now: float) -> bool:
-        return self._away_since is not None and now - self._away_since < TRUST
+    def _note_outage(self, fault: StoreUnavailable) -> None:
+        """Say once for each outage what it means."""
+        self._ask_again_at = self._clock.monotonic() + ASK_AGAIN
+        if not self._is_away:
+            self._is_away = True
+            _log.warning(
+                "nobody can tell whether sessions in cookies were ended elsewhere. Those that this process has seen "
+                "alive go on for %d minutes, the others wait (503). See to the coordination store: %s",
+                TRUST // 60,
+                fault,
+            )
 
     async def _look(self, contents: Contents, look: Callable[[Head], Awaitable[None]], asked: float, news: int) -> bool:
         head = contents.head
