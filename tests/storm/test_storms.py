@@ -140,7 +140,8 @@ async def test_nothing_of_a_storm_stays_in_memory(world: World) -> None:
         await stage.expire()
         await asyncio.gather(*(visitor.ask(stage.workers[0]) for visitor in visitors))
         await stage.drain()
-        assert await stage.workers[0].sizes() == before
+        # What stays of each renewal is the name of the refresh token that it spent: a bounded number, for a day.
+        assert await stage.workers[0].sizes() == {**before, "memories": before["memories"] + len(visitors)}
         assert before["flights"] == 0
 
 
