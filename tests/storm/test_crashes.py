@@ -13,7 +13,7 @@ from tests.storm.chaos import good, rendered
 from tests.storm.crashes import POINTS, Cell, Results, Tally, crash, table, tally
 from tests.storm.stage import PROFILES, STORES, StoreName, World
 
-KILLS = 3
+KILLS = 2
 AT_ONCE = 8
 SENT = ("marked", "answered", "before_write")
 """Where nobody can know whether the refresh token is spent."""

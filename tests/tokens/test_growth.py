@@ -11,7 +11,7 @@ from tests.tokens.growth import KINDS, containers_of, measured, scene_of
 from tests.tokens.scene import Scene, forced
 from tests.tokens.token_service import error
 
-SESSIONS = 2_000
+SESSIONS = 1_000
 MOST_FAILURES = 4_096
 """Failures that are remembered at a time."""
 
