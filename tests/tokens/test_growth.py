@@ -26,7 +26,7 @@ async def test_of_sessions_that_came_were_renewed_and_left_nothing_stays_behind(
     assert after.containers == before.containers
     assert after.tasks == before.tasks
     assert after.objects - before.objects < SESSIONS / 10, "something stays behind of each session"
-    assert after.resident - before.resident < 16 * 1024  # KiB; a kilobyte for each session would be 2 MB of them
+    assert after.resident - before.resident < 16 * 1024  # KiB; a kilobyte for each session would be 1 MB of them
 
 
 @pytest.mark.spec("REF-01")
