@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 
 from coatcheck.audit import audit
-from coatcheck.bff.current import CurrentRequest, user_of
+from coatcheck.bff.current import CurrentRequest
 from coatcheck.bff.ending import LoginEnded, SessionEnding
 from coatcheck.bff.events import BFFEvents, TokensReceived
 from coatcheck.bff.problems import logger
@@ -112,7 +112,7 @@ class Arrival:
         """
         try:
             if self._save_tokens:
-                await self._tokens.store_login(user_of(handle), token, client=transaction.client)
+                await self._tokens.store_login(User.of(handle), token, client=transaction.client)
             if await self._ending.was_ended(handle.session, began_in=transaction.ticket_hash):
                 raise LoginEnded("the user was logged out while the login was under way")
         except BaseException as error:
@@ -163,7 +163,7 @@ class Arrival:
         """Revoke the tokens of a session that is over. The login does not wait for long."""
         with suppress(TimeoutError):  # each token that was not given back in time has a line in the audit log
             async with asyncio.timeout(PATIENCE):
-                await self._tokens.revoke_ended(user_of(ended))
+                await self._tokens.revoke_ended(User.of(ended))
 
 
 def _text(value: object) -> str | None:

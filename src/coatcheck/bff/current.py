@@ -228,6 +228,11 @@ class CurrentRequest:
         """Whether the browser sent our session cookie, whatever it is worth."""
         return self.sessions.presented(self.cookies)
 
+    @property
+    def no_session(self) -> str:
+        """The code for a request without a session: it brought a cookie that leads nowhere, or none."""
+        return "session_expired" if self.cookie_presented else "session_missing"
+
     async def session(self, *, slide: bool = True) -> SessionHandle | None:
         """
         Return the session of this request, or None.
@@ -282,7 +287,7 @@ class CurrentRequest:
         handle = await self.session()
         if handle is None:
             return None
-        return user_of(handle)
+        return User.of(handle)
 
     async def end_session(self) -> None:
         """
@@ -310,11 +315,6 @@ class CurrentRequest:
             return problem(verdict)
         self._checked = True
         return None
-
-
-def user_of(handle: SessionHandle) -> User:
-    """Return who *handle* belongs to."""
-    return User.of(handle)
 
 
 _PURPOSES = (b"sec-purpose", b"purpose", b"x-moz")

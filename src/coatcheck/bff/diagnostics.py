@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 from coatcheck import codec
 from coatcheck.bff.answers import Answer, json_answer
-from coatcheck.bff.current import CurrentRequest, user_of
+from coatcheck.bff.current import CurrentRequest
 from coatcheck.bff.diagnosis import Diagnosis
 from coatcheck.bff.refusals import refuse
 from coatcheck.bff.settings import Settings
 from coatcheck.errors import CoatcheckError
 from coatcheck.sessions.sessions import SessionHandle
 from coatcheck.tokens.manager import Tokens
-from coatcheck.tokens.values import DEFAULT_PARAMETERS
+from coatcheck.tokens.values import DEFAULT_PARAMETERS, User
 
 
 class Diagnostics:
@@ -56,7 +56,7 @@ class Diagnostics:
             "sub": session.sub,
             "expires_in": round(session.dead_at - now),
         }
-        token = await self._tokens.store.get_token(user_of(handle), DEFAULT_PARAMETERS)
+        token = await self._tokens.store.get_token(User.of(handle), DEFAULT_PARAMETERS)
         if token is not None:
             about["access_token"] = {
                 "type": token.token_type,

@@ -15,7 +15,6 @@ import asyncio
 from collections.abc import Coroutine, Iterable
 
 from coatcheck.audit import audit, user_reference
-from coatcheck.bff.current import user_of
 from coatcheck.bff.live import LiveSessions
 from coatcheck.bff.problems import logger
 from coatcheck.bff.storage import LOGIN_LASTS, Storage
@@ -25,6 +24,7 @@ from coatcheck.sessions.session import EndReason, Session, SessionFilter
 from coatcheck.sessions.sessions import SessionHandle
 from coatcheck.sessions.tombstones import Until
 from coatcheck.tokens.manager import Tokens
+from coatcheck.tokens.values import User
 
 REVOCATION_DEADLINE = 30.0
 """Seconds that the authorization server may take to get tokens back, behind an answer."""
@@ -153,7 +153,7 @@ class SessionEnding:
 
         async def revoke(handle: SessionHandle) -> None:
             async with turns:
-                await self._tokens.revoke_ended(user_of(handle))
+                await self._tokens.revoke_ended(User.of(handle))
 
         try:
             async with asyncio.timeout(REVOCATION_DEADLINE):

@@ -18,14 +18,13 @@ from typing import Any
 
 from coatcheck import codec
 from coatcheck.audit import session_reference
-from coatcheck.bff.answers import Answer, ASGIApp, Receive, Scope, json_answer, problem_answer
+from coatcheck.bff.answers import ASGIApp, Receive, Scope, json_answer
 from coatcheck.bff.current import CurrentRequest
 from coatcheck.bff.diagnosis import Diagnosis
 from coatcheck.bff.lifetime import SessionLifetime
 from coatcheck.bff.live import LOOK_EVERY, LiveSessions, Watch
 from coatcheck.bff.own_headers import OURS, Send
-from coatcheck.bff.problems import log_problem, problem
-from coatcheck.bff.refusals import refuse
+from coatcheck.bff.refusals import login_needed, refuse
 from coatcheck.bff.settings import Settings
 from coatcheck.clock import Clock
 from coatcheck.errors import SessionGone, StoreUnavailable, UnknownSealKey
@@ -59,15 +58,15 @@ class EventStreams:
             handle = await current.session(slide=False)
             left = 0.0 if handle is None else await self._lifetime.left(handle, now=self._settings.clock.time())
         except SessionGone:
-            return self._over(current, "session_ended")
+            return login_needed(current, "session_ended")
         except (StoreUnavailable, UnknownSealKey) as error:
             remedy = "See that the session store runs; nobody was logged out."
             return refuse(current, Diagnosis("store_unavailable", f"A session cannot be read: {error}.", remedy))
         if handle is None:
-            return self._over(current, "session_expired" if current.cookie_presented else "session_missing")
+            return login_needed(current, current.no_session)
         if not left:  # there is nothing left to renew it with
             await current.end_session()
-            return self._over(current, "session_ended").with_cookies(current.set_cookies())
+            return login_needed(current, "session_ended").with_cookies(current.set_cookies())
         if current.header(b"accept") == b"application/json":
             reference = session_reference(handle.session.id)
             return json_answer(codec.encode({"session": reference, "expires_in": round(left)}))
@@ -75,12 +74,6 @@ class EventStreams:
             cause = f"One session has {MAX_STREAMS} event streams open already."
             return refuse(current, Diagnosis("too_many_streams", cause, "Share one between all tabs: see session.js."))
         return _Stream(self._live, handle, self._lifetime, self._settings.clock)
-
-    def _over(self, current: CurrentRequest, code: str) -> Answer:
-        refusal = problem(code, login_url=self._settings.login_path)
-        cause = f"{current.path} was asked for by somebody who is not logged in."
-        log_problem(refusal, cause=cause, remedy="The page offers a login.", trace_id=current.trace_id)
-        return problem_answer(refusal, trace_id=current.trace_id)
 
 
 class _Stream:

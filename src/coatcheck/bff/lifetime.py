@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from coatcheck.bff.current import user_of
 from coatcheck.bff.problems import logger
 from coatcheck.sessions.sessions import SessionHandle
 from coatcheck.tokens.manager import Tokens
+from coatcheck.tokens.values import User
 from coatcheck.tokens.verdicts import told
 
 
@@ -39,7 +39,7 @@ class SessionLifetime:
         if self._tokens is None:
             return dead_at
         try:
-            grant_ends_at = await self._tokens.grant_ends_at(user_of(handle))
+            grant_ends_at = await self._tokens.grant_ends_at(User.of(handle))
         except Exception as error:  # a store of the application may raise anything; that the session lives is known
             logger.debug("the user token store cannot say when a grant ends: %s", told(error))
             return dead_at

@@ -10,7 +10,7 @@ from dataclasses import replace
 from coatcheck import base64url
 from coatcheck.audit import audit
 from coatcheck.bff.answers import Answer, redirect
-from coatcheck.bff.current import CurrentRequest, user_of
+from coatcheck.bff.current import CurrentRequest
 from coatcheck.bff.diagnosis import Diagnosis
 from coatcheck.bff.ending import SessionEnding
 from coatcheck.bff.logged_out import LoggedOut
@@ -28,7 +28,7 @@ from coatcheck.sessions.seal import KeyRing
 from coatcheck.sessions.session import SessionFilter
 from coatcheck.sessions.sessions import SessionHandle, Sessions
 from coatcheck.tokens.manager import Tokens
-from coatcheck.tokens.values import DEFAULT_PARAMETERS
+from coatcheck.tokens.values import DEFAULT_PARAMETERS, User
 
 PROVIDER_DEADLINE = 5.0
 """Seconds that the authorization server may take for everything, while a person waits to be logged out."""
@@ -148,7 +148,7 @@ class Logout:
             await self._end_successor(handle)
         try:
             async with asyncio.timeout_at(deadline):
-                await self._tokens.revoke_ended(user_of(handle))
+                await self._tokens.revoke_ended(User.of(handle))
         except TimeoutError:
             logger.warning(
                 "the tokens of a session could not be revoked at %s within %g s. Nobody here can use them any more; "
@@ -225,7 +225,7 @@ class Logout:
             return None
         try:
             async with asyncio.timeout_at(deadline):
-                token = await self._tokens.store.get_token(user_of(handle), DEFAULT_PARAMETERS)
+                token = await self._tokens.store.get_token(User.of(handle), DEFAULT_PARAMETERS)
         except Exception:  # a store of the application may raise anything
             return None
         return token.id_token if token else None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from coatcheck.bff.credentials import CallRefused, Credentials
-from coatcheck.bff.current import CurrentRequest, user_of
+from coatcheck.bff.current import CurrentRequest
 from coatcheck.bff.forwarder import (
     Forwarder,
     RequestNotSendable,
@@ -259,7 +259,7 @@ class RemoteAPI:
     ) -> AccessTokenResult:
         context = AccessTokenRetrievalContext(
             asgi=scope,
-            user=None if session is None else user_of(session),
+            user=None if session is None else User.of(session),
             session_id=None if session is None else session.session.id,
             token=self.token,
             anonymous=self.anonymous,

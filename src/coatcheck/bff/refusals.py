@@ -39,6 +39,14 @@ def log_refusal(current: CurrentRequest, diagnosis: Diagnosis, *, expected: bool
     )
 
 
+def login_needed(current: CurrentRequest, code: str) -> Answer:
+    """Answer the script of a page whose user has no session: it learns where to log in."""
+    refusal = problem(code, login_url=current.settings.login_path)
+    cause = f"{current.path} was asked by somebody who is not logged in."
+    log_problem(refusal, cause=cause, remedy="The page offers a login.", trace_id=current.trace_id)
+    return problem_answer(refusal, trace_id=current.trace_id)
+
+
 def refuse(
     current: CurrentRequest, diagnosis: Diagnosis, *, headers: Headers = (), retry_for: str | None = None
 ) -> Answer:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from coatcheck import codec
-from coatcheck.bff.answers import Answer, json_answer, problem_answer
+from coatcheck.bff.answers import Answer, json_answer
 from coatcheck.bff.claims import ClaimsUnavailable, ShownClaims, UserClaim
-from coatcheck.bff.current import CurrentRequest, user_of
+from coatcheck.bff.current import CurrentRequest
 from coatcheck.bff.diagnosis import Diagnosis
 from coatcheck.bff.lifetime import SessionLifetime
 from coatcheck.bff.logout import LogoutLink
 from coatcheck.bff.middleware import answer_for
-from coatcheck.bff.problems import log_problem, logger, problem
-from coatcheck.bff.refusals import refuse
+from coatcheck.bff.problems import logger
+from coatcheck.bff.refusals import login_needed, refuse
 from coatcheck.bff.settings import Settings
 from coatcheck.bff.who import ANSWERED_ERRORS
 from coatcheck.errors import LoginRequired, StoreUnavailable, UnknownSealKey
@@ -66,7 +66,7 @@ class UserEndpoint:
         return answer.with_cookies(current.set_cookies())
 
     async def _logged_in(self, current: CurrentRequest, handle: SessionHandle) -> Answer:
-        user = user_of(handle)
+        user = User.of(handle)
         try:
             claims = [*await self._claims.of(user), *await self._ours(handle, user)]
         except ClaimsUnavailable as error:
@@ -100,12 +100,4 @@ class UserEndpoint:
     def _anonymous(self, current: CurrentRequest) -> Answer:
         if self._settings.anonymous_user_status == 200:
             return json_answer(b"null")
-        code = "session_expired" if current.cookie_presented else "session_missing"
-        refusal = problem(code, login_url=self._settings.login_path)
-        log_problem(
-            refusal,
-            cause=f"{current.path} was asked by somebody who is not logged in.",
-            remedy="The page offers a login.",
-            trace_id=current.trace_id,
-        )
-        return problem_answer(refusal, trace_id=current.trace_id)
+        return login_needed(current, current.no_session)

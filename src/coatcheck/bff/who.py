@@ -151,8 +151,7 @@ def _checked(scope: MutableMapping[str, Any], *, csrf: bool) -> CurrentRequest:
 async def _user(current: CurrentRequest) -> User:
     user = await current.user()
     if user is None:
-        code = "session_expired" if current.cookie_presented else "session_missing"
-        raise LoginRequired(f"{current.path} is for users who are logged in", code=code)
+        raise LoginRequired(f"{current.path} is for users who are logged in", code=current.no_session)
     return user
 
 
