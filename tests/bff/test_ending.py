@@ -160,14 +160,26 @@ def test_where_only_the_coordination_store_is_away_what_can_be_found_is_ended_an
         assert not alive(browser)
 
 
+@pytest.mark.spec("RPL-02")
+@pytest.mark.parametrize("fault", [StoreUnavailable("the test broke it"), RuntimeError("the driver said so")])
+def test_a_logout_ends_the_session_whatever_the_coordination_store_raises(fault: Exception) -> None:
+    coordination = Breakable()
+    with world(coordination=coordination) as w:
+        browser = w.logged_in()
+        coordination.broken, coordination.fault = True, fault
+        assert browser.fetch("/bff/logout", "POST").status_code == 303
+        assert w.sessions() == 0
+
+
 class Breakable(MemoryStore):
     """A store in which nothing can be added while it is broken."""
 
     broken = False
+    fault: Exception = StoreUnavailable("the test broke it")
 
     async def add(self, key: bytes, value: bytes, *, until: float) -> bool:
         if self.broken:
-            raise StoreUnavailable("the test broke it")
+            raise self.fault
         return await super().add(key, value, until=until)
 
 

@@ -25,6 +25,7 @@ from coatcheck.sessions.sessions import SessionHandle
 from coatcheck.sessions.tombstones import Until
 from coatcheck.tokens.manager import Tokens
 from coatcheck.tokens.values import User
+from coatcheck.tokens.verdicts import told
 
 REVOCATION_DEADLINE = 30.0
 """Seconds that the authorization server may take to get tokens back, behind an answer."""
@@ -140,8 +141,8 @@ class SessionEnding:
         until = self._clock.time() + LOGIN_LASTS
         try:
             await self._storage.tombstones.put_logout(handle.session.id, until=until)
-        except StoreUnavailable as error:
-            logger.warning("a login that is under way in the same browser may outlast a logout: %s", error)
+        except Exception as error:  # a store of the application may raise anything; the logout goes on
+            logger.warning("a login that is under way in the same browser may outlast a logout: %s", told(error))
 
     async def aclose(self) -> None:
         """Let the tokens that are being given back in this event loop arrive."""
